@@ -1,0 +1,1 @@
+"""Choosing frames without training: any dual encoder of transformers, or a weight-free descriptor."""

@@ -1,0 +1,260 @@
+"""One self-contained page: the questions, the answers, and the frames they rest on; and the same as JSON beside it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import string
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from ntlbg.modeling_ntlbg.strata_ntlbg import STRATA
+from ntlbg.report.evidence import WHY, Evidence, clock
+from ntlbg.report.timeline import shape, timeline_svg
+from ntlbg.selection.features import FrameSelection
+
+
+if TYPE_CHECKING:
+    from ntlbg.modeling_ntlbg.selection_ntlbg import Selection
+
+
+THUMBNAIL = 320
+JPEG_QUALITY = 80
+
+
+@dataclass(frozen=True)
+class VideoFacts:
+    """What the page says of the video itself; times in seconds, sizes in pixels of the source."""
+
+    name: str
+    duration: float
+    fps: float
+    total_num_frames: int
+    width: int
+    height: int
+    warnings: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, source) -> VideoFacts:
+        """From whatever carries these facts: `CandidateFrames`, `CandidateFeatures` or `FrameSelection`."""
+        return cls(
+            name=source.name,
+            duration=float(source.duration),
+            fps=float(source.fps),
+            total_num_frames=int(source.total_num_frames),
+            width=int(source.width),
+            height=int(source.height),
+            warnings=list(source.warnings),
+        )
+
+
+@dataclass(frozen=True)
+class ReportQuestion:
+    """One question's part of a report.
+
+    Args:
+        question: what was asked; None when frames were chosen without a question.
+        selection: the frames (`FrameSelection`) or groups (`Selection`) that were chosen.
+        frames: one picture per representative, uint8 (H, W, 3); those of a `FrameSelection` if None.
+        answer: the model's answer, if one was asked for.
+        truth: the known right answer, if there is one.
+        correct: whether the answer is right; if None and both are known, equal texts (without case, outer spaces and a
+            final full stop) count as right.
+        timings: seconds per stage, in order.
+    """
+
+    question: str | None
+    selection: FrameSelection | Selection
+    frames: Sequence[np.ndarray] | np.ndarray | None = None
+    answer: str | None = None
+    truth: str | None = None
+    correct: bool | None = None
+    timings: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> bool | None:
+        """Right, wrong, or None if that is not known."""
+        if self.correct is not None or self.truth is None or self.answer is None:
+            return self.correct
+        return _plain(self.answer) == _plain(self.truth)
+
+
+def write_report(
+    path: str | Path,
+    *,
+    video: VideoFacts,
+    questions: Sequence[ReportQuestion],
+    command: str | None = None,
+) -> tuple[Path, Path]:
+    """Write the report as one HTML file that loads nothing from elsewhere, and its figures as JSON beside it.
+
+    Every text (names, questions, answers, notes) is escaped, and the page forbids scripts and outside sources.
+
+    Args:
+        path: where the page goes; its suffix must be .html or .htm.
+        video: what the page says of the video.
+        questions: at least one.
+        command: how the report was made; shown at the foot.
+
+    Returns:
+        the paths of the page and of the JSON.
+
+    Raises:
+        ValueError: another suffix, no questions, or pictures that do not match their selection.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"a report is an HTML file, got {path.name!r}; give a name that ends in .html")
+    if not questions:
+        raise ValueError("a report needs at least one question, got none")
+    evidence = [Evidence.of(question.selection) for question in questions]
+    title = f"{video.name}: the frames that stand for it"
+    template = string.Template(files("ntlbg.report").joinpath("report.html").read_text(encoding="utf-8"))
+    page = template.substitute(
+        title=escape(title),
+        facts=_facts(video, evidence[0]),
+        warnings=_notes(video.warnings),
+        sections="\n".join(
+            _section(number, question, chosen, video)
+            for number, (question, chosen) in enumerate(zip(questions, evidence, strict=True), start=1)
+        ),
+        footer="Made by NTLBG-LLM." + ("" if command is None else f" <code>{escape(command)}</code>"),
+    )
+    path.write_text(page, encoding="utf-8")
+    figures = path.with_suffix(".json")
+    figures.write_text(json.dumps(report_dict(video, questions, command), indent=1), encoding="utf-8")
+    return path, figures
+
+
+def report_dict(video: VideoFacts, questions: Sequence[ReportQuestion], command: str | None = None) -> dict:
+    """What the page shows, without the pictures, ready for JSON."""
+    return {
+        "video": asdict(video),
+        "command": command,
+        "questions": [
+            {
+                "question": question.question,
+                "answer": question.answer,
+                "truth": question.truth,
+                "correct": question.verdict,
+                "timings": dict(question.timings),
+                "selection": Evidence.of(question.selection).to_dict(video.duration),
+            }
+            for question in questions
+        ],
+    }
+
+
+def data_uri(frame: np.ndarray, side: int = THUMBNAIL) -> str:
+    """A frame, uint8 (H, W, 3), as a JPEG data URI at most `side` pixels wide and high."""
+    picture = Image.fromarray(frame)
+    picture.thumbnail((side, side))
+    buffer = io.BytesIO()
+    picture.save(buffer, format="JPEG", quality=JPEG_QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _facts(video: VideoFacts, evidence: Evidence) -> str:
+    return escape(
+        f"{clock(video.duration, tenths=True)} long · {video.width}×{video.height} · {video.fps:.4g} pictures a second"
+        f", {video.total_num_frames} in all · {len(evidence.candidate_seconds)} candidate {evidence.unit}s"
+    )
+
+
+def _notes(sentences: Sequence[str]) -> str:
+    if not sentences:
+        return ""
+    return '<ul class="notes">' + "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences) + "</ul>"
+
+
+def _section(number: int, question: ReportQuestion, evidence: Evidence, video: VideoFacts) -> str:
+    heading = question.question if question.question is not None else "The video as a whole (nothing was asked)"
+    parts = [f'<section id="q{number}">', f"<h2>{escape(heading)}</h2>"]
+    if question.answer is not None:
+        parts.append(f'<p class="answer">{escape(question.answer)}</p>')
+    if question.truth is not None:
+        verdict = {True: '<span class="right">✓ right</span>', False: '<span class="wrong">✗ wrong</span>', None: ""}
+        parts.append(f'<p class="verdict">{verdict[question.verdict]} The truth: {escape(question.truth)}</p>')
+    elif question.verdict is not None:
+        word = "right" if question.verdict else "wrong"
+        parts.append(f'<p class="verdict"><span class="{word}">{"✓" if question.verdict else "✗"} {word}</span></p>')
+    # The video's own warnings stand at the top of the page already.
+    parts.append(_notes([note for note in evidence.notes if note not in video.warnings]))
+    parts.append(f'<div class="scroll">{timeline_svg(evidence, video.duration, f"Timeline of: {heading}")}</div>')
+    parts.append(_key())
+    parts.append(f"<h3>{len(evidence.positions)} representative {evidence.unit}s</h3>")
+    parts.append(_table(question, evidence, video))
+    if question.timings:
+        parts.append("<h3>Where the time went</h3>")
+        parts.append(_timings(question.timings))
+    parts.append("</section>")
+    return "\n".join(part for part in parts if part)
+
+
+def _key() -> str:
+    items = "".join(f"<li>{_icon(stratum)}{stratum}: {WHY[stratum]}</li>" for stratum in STRATA)
+    return f'<ul class="key">{items}<li>band: context window, the denser the heavier</li></ul>'
+
+
+def _icon(stratum: str) -> str:
+    return f'<svg class="tl" viewBox="0 0 14 14" aria-hidden="true">{shape(stratum, 7, 7, 5)}</svg>'
+
+
+def _table(question: ReportQuestion, evidence: Evidence, video: VideoFacts) -> str:
+    frames = question.frames
+    if frames is None and isinstance(question.selection, FrameSelection):
+        frames = question.selection.frames
+    if frames is not None and len(frames) != len(evidence.positions):
+        raise ValueError(
+            f"each representative needs its picture: got {len(frames)} pictures for {len(evidence.positions)} "
+            f"{evidence.unit}s"
+        )
+    head = ([] if frames is None else ["Picture"]) + ["#", "Time", "Stratum", "Weight", "Context window"]
+    head += [] if evidence.picture_numbers is None else ["Picture no."]
+    rows = []
+    for rank, (second, stratum, weight) in enumerate(
+        zip(evidence.seconds, evidence.strata, evidence.weights, strict=True)
+    ):
+        start, stop, more = evidence.own_window(rank, video.duration)
+        window = f"{clock(start, tenths=True)} – {clock(stop, tenths=True)}" + (f" and {more} more" if more else "")
+        moment = clock(float(second), tenths=True)
+        picture, number = "", ""
+        if evidence.picture_numbers is not None:
+            number = f'<td data-name="picture no.">{int(evidence.picture_numbers[rank])}</td>'
+        if frames is not None:
+            alt = f"The picture at {moment}"
+            picture = f'<td class="picture"><img alt="{escape(alt)}" src="{data_uri(frames[rank])}"></td>'
+        rows.append(
+            f'<tr>{picture}<td data-name="#">{rank + 1}</td><td data-name="time">{moment}</td>'
+            f'<td data-name="">{_icon(stratum)}{escape(stratum)}</td><td data-name="weight">{float(weight):.1%}</td>'
+            f'<td data-name="window">{window}</td>'
+            f"{number}</tr>"
+        )
+    return (
+        '<table class="evidence"><thead><tr>'
+        + "".join(f"<th>{name}</th>" for name in head)
+        + f"</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    )
+
+
+def _timings(timings: dict[str, float]) -> str:
+    longest = max(max(timings.values()), 1e-9)
+    rows = "".join(
+        f"<tr><td>{escape(stage)}</td><td>{seconds:.2f} s</td>"
+        f'<td><span class="bar" style="width:{100 * max(seconds, 0) / longest:.1f}%"></span></td></tr>'
+        for stage, seconds in timings.items()
+    )
+    rows += f"<tr><td>together</td><td>{sum(timings.values()):.2f} s</td><td></td></tr>"
+    return f'<table class="timings"><tbody>{rows}</tbody></table>'
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split()).rstrip(".").strip().casefold()

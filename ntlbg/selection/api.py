@@ -1,0 +1,228 @@
+"""`select_frames`: the k frames of a video that represent it, for a question or for nothing in particular.
+
+Training-free: a dual encoder of transformers (or, without a question, a weight-free descriptor) describes the
+candidates, and `select_representatives` chooses. Here k counts frames.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from ntlbg.modeling_ntlbg.strata_ntlbg import STRATA, select_representatives
+from ntlbg.processors.video_decoding_ntlbg import VideoLimits, decode_candidates, decode_frames
+from ntlbg.selection.descriptors import describe_frames
+from ntlbg.selection.encoders import DEFAULT_ENCODER, DualEncoder, EncoderError, relevance_to
+from ntlbg.selection.features import CandidateFeatures, FrameSelection
+
+
+# The weight-free descriptor averages over cells of a 32 x 32 grid; more pixels than this change nothing.
+DESCRIPTOR_SIDE = 192
+
+
+class FrameSelector:
+    """Chooses frames from many videos for many questions; the encoder is loaded once.
+
+    Args:
+        encoder: Hub name or local path of a dual encoder, a `DualEncoder`, or None for the weight-free descriptor,
+            which cannot judge a query.
+        candidate_fps: candidates per second of video.
+        max_candidates: cap on the candidates of one video; a longer video gets a wider grid.
+        device: where the encoder runs; a GPU if there is one, else the CPU.
+        batch_size: frames per step of the encoder.
+        limits: what a video may cost, see `VideoLimits`.
+    """
+
+    def __init__(
+        self,
+        encoder: str | DualEncoder | None = DEFAULT_ENCODER,
+        *,
+        candidate_fps: float = 2.0,
+        max_candidates: int = 768,
+        device: str | torch.device | None = None,
+        batch_size: int = 32,
+        limits: VideoLimits | None = None,
+    ):
+        if candidate_fps <= 0:
+            raise ValueError(f"candidate_fps is positive, got {candidate_fps}")
+        if max_candidates < 1:
+            raise ValueError(f"max_candidates is at least 1, got {max_candidates}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size is at least 1, got {batch_size}")
+        self.encoder = (
+            encoder if encoder is None or isinstance(encoder, DualEncoder) else DualEncoder.load(str(encoder), device)
+        )
+        self.candidate_fps = candidate_fps
+        self.max_candidates = max_candidates
+        self.batch_size = batch_size
+        self.limits = limits or VideoLimits()
+
+    def encode(self, video: Any) -> CandidateFeatures:
+        """Look at the candidates of one video once; hand the result to `select` as often as there are questions.
+
+        Args:
+            video: path, binary file object, bytes, array (N, H, W, 3), or list of frames.
+
+        Raises:
+            VideoError: the video cannot be read or exceeds the limits.
+        """
+        side = DESCRIPTOR_SIDE if self.encoder is None else 2 * self.encoder.input_side
+        candidates = decode_candidates(
+            video,
+            candidate_fps=self.candidate_fps,
+            max_candidates=self.max_candidates,
+            max_side=side,
+            limits=self.limits,
+        )
+        if self.encoder is None:
+            descriptors = describe_frames(candidates.frames)
+        else:
+            descriptors = self.encoder.encode_images(candidates.frames, self.batch_size)
+        return CandidateFeatures(
+            descriptors=descriptors,
+            candidate_indices=candidates.indices,
+            candidate_seconds=candidates.timestamps,
+            encoder=None if self.encoder is None else self.encoder.name,
+            fps=candidates.fps,
+            total_num_frames=candidates.total_num_frames,
+            duration=candidates.duration,
+            height=candidates.height,
+            width=candidates.width,
+            name=candidates.name,
+            warnings=list(candidates.warnings),
+            source=video,
+        )
+
+    def select(
+        self,
+        video: Any,
+        query: str | None = None,
+        k: int = 16,
+        *,
+        max_side: int | None = None,
+        with_frames: bool = True,
+    ) -> FrameSelection:
+        """Choose `min(k, N)` of the video's N candidates.
+
+        Args:
+            video: whatever `encode` takes, or what `encode` returned.
+            query: the bare question; None chooses for the video as a whole.
+            k: number of frames.
+            max_side: longest side in pixels of the returned frames; their full size if None.
+            with_frames: decode the chosen pictures again at that size; False leaves `frames` None.
+
+        Raises:
+            EncoderError: there is a query but no encoder, or the features come from another encoder.
+            VideoError: the video cannot be read.
+            ValueError: k is below 1, or the query is empty.
+        """
+        if k < 1:
+            raise ValueError(f"k is the number of frames to choose, at least 1, got {k}")
+        if query is not None and not query.strip():
+            raise ValueError("the query is empty; give a question, or None to choose without one")
+        if query is not None and self.encoder is None:
+            raise EncoderError(
+                "the weight-free descriptor cannot judge a query; give a dual encoder with encoder= (--encoder PATH), "
+                "or drop the query"
+            )
+        features = video if isinstance(video, CandidateFeatures) else self.encode(video)
+        if features.encoder != (None if self.encoder is None else self.encoder.name):
+            raise EncoderError(
+                f"these features were made with {features.encoder or 'the weight-free descriptor'}, but this selector "
+                f"has {'none' if self.encoder is None else self.encoder.name}; encode the video again with it"
+            )
+        warnings = list(features.warnings)
+        relevance = None
+        if query is not None:
+            embedded, lost = self.encoder.encode_text(query)
+            relevance = relevance_to(features.descriptors, embedded)
+            if lost:
+                warnings.append(f"The encoder reads a part of the query only: its last {lost} tokens were cut off.")
+        if len(features.candidate_indices) < k:
+            warnings.append(f"{k} frames were asked for, the video has {len(features.candidate_indices)} candidates.")
+        chosen = select_representatives(features.descriptors, k, relevance=relevance)
+        positions = _numpy(chosen.indices, np.int64)
+        strata = [STRATA[int(stratum)] for stratum in chosen.strata]
+        if query is not None and "relevance" not in strata:
+            warnings.append(
+                "No candidate stands out as relevant to the query, so the frames stand for the video as a whole."
+            )
+        indices = features.candidate_indices[positions]
+        frames = None
+        if with_frames:
+            if features.source is None:
+                raise ValueError(
+                    "the features do not know their video: pass it to CandidateFeatures.load(path, source=video), or "
+                    "ask for indices only with with_frames=False"
+                )
+            frames = decode_frames(features.source, indices, max_side=max_side, limits=self.limits).frames
+        return FrameSelection(
+            indices=indices,
+            seconds=features.candidate_seconds[positions],
+            weights=_numpy(chosen.weights, np.float64),
+            strata=strata,
+            frames=frames,
+            positions=positions,
+            candidate_indices=features.candidate_indices,
+            candidate_seconds=features.candidate_seconds,
+            cells=_numpy(chosen.cells, np.int64),
+            mahalanobis=_numpy(chosen.mahalanobis, np.float64),
+            relevance=None if relevance is None else _numpy(relevance, np.float64),
+            requested_k=k,
+            query=query,
+            encoder=features.encoder,
+            fps=features.fps,
+            total_num_frames=features.total_num_frames,
+            duration=features.duration,
+            height=features.height,
+            width=features.width,
+            name=features.name,
+            warnings=warnings,
+        )
+
+
+def select_frames(
+    video: Any,
+    query: str | None = None,
+    k: int = 16,
+    *,
+    encoder: str | DualEncoder | None = None,
+    candidate_fps: float = 2.0,
+    max_candidates: int = 768,
+    device: str | torch.device | None = None,
+    max_side: int | None = None,
+    batch_size: int = 32,
+) -> FrameSelection:
+    """Choose the k frames that represent a video for a question; training-free, in one line.
+
+    >>> selection = select_frames("holiday.mp4", "where do they park the car?", k=16, encoder="path/to/siglip2")
+    >>> selection.seconds, selection.strata, selection.frames.shape  # doctest: +SKIP
+
+    Args:
+        video: path, binary file object, bytes, array (N, H, W, 3), or list of frames.
+        query: the bare question. None chooses for the video as a whole.
+        k: number of frames (not groups); a video with fewer candidates gives them all.
+        encoder: Hub name or local path of a dual encoder. None means SigLIP 2 base if there is a query, and the
+            weight-free descriptor if not.
+        candidate_fps, max_candidates, device, batch_size: see `FrameSelector`.
+        max_side: longest side in pixels of the returned frames; their full size if None.
+
+    Returns:
+        `FrameSelection`: indices, seconds, weights, strata, frames and the curves behind them.
+
+    Raises:
+        EncoderError: the encoder cannot be loaded (a query is never silently ignored).
+        VideoError: the video cannot be read.
+    """
+    if encoder is None and query is not None:
+        encoder = DEFAULT_ENCODER
+    selector = FrameSelector(
+        encoder, candidate_fps=candidate_fps, max_candidates=max_candidates, device=device, batch_size=batch_size
+    )
+    return selector.select(video, query, k, max_side=max_side)
+
+
+def _numpy(values: torch.Tensor, dtype: type) -> np.ndarray:
+    return values.detach().cpu().numpy().astype(dtype)

@@ -1,0 +1,122 @@
+"""Any dual encoder of transformers (CLIP, SigLIP, SigLIP 2, ...) as a judge of frames against a query.
+
+Shapes: N frames, d embedding width. Embeddings are float32 on the CPU and not normalised.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModel, AutoProcessor
+
+
+DEFAULT_ENCODER = "google/siglip2-base-patch16-224"
+
+# These families were trained on texts padded to the full context and read the embedding off the last position: shorter
+# padding gives another, worse embedding. CLIP masks its padding and needs none.
+PADDED_TO_FULL_LENGTH = {"siglip", "siglip2"}
+
+
+class EncoderError(ValueError):
+    """An encoder cannot be had or is not a dual encoder; one sentence: what is wrong, what came, how to fix it."""
+
+
+class DualEncoder:
+    """A dual encoder and its processor, loaded once.
+
+    Args:
+        model: a transformers model with `get_image_features` and `get_text_features`.
+        processor: its processor (tokenizer and image processor).
+        name: how it is called in reports.
+    """
+
+    def __init__(self, model: torch.nn.Module, processor: Any, name: str):
+        for method in ("get_image_features", "get_text_features"):
+            if not callable(getattr(model, method, None)):
+                raise EncoderError(
+                    f"{name} ({type(model).__name__}) is no dual encoder: it has no {method}; give one such as "
+                    f"{DEFAULT_ENCODER} or openai/clip-vit-base-patch32"
+                )
+        self.model = model.eval()
+        self.processor = processor
+        self.name = name
+
+    @classmethod
+    def load(cls, name: str = DEFAULT_ENCODER, device: str | torch.device | None = None) -> DualEncoder:
+        """Load from the Hub (or its cache) or from a local folder.
+
+        Args:
+            name: Hub name or path.
+            device: where it runs; a GPU if there is one, else the CPU.
+
+        Raises:
+            EncoderError: not reachable and not cached, not a model, or no dual encoder.
+        """
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        try:
+            model = AutoModel.from_pretrained(name, dtype=torch.float32)
+            processor = AutoProcessor.from_pretrained(name)
+        except (OSError, ValueError, KeyError) as error:
+            # transformers reports an unreachable Hub, a wrong name and an incomplete folder as OSError, an unknown
+            # architecture as ValueError or KeyError. Falling back to no query would answer another question.
+            reason = " ".join(str(error).split())[:200]
+            raise EncoderError(
+                f"the encoder {name!r} cannot be loaded ({reason}): give a local folder or a cached name with "
+                "encoder= (--encoder PATH), go online, or drop the query to choose without one"
+            ) from error
+        return cls(model.to(device), processor, str(name))
+
+    @property
+    def input_side(self) -> int:
+        """Side in pixels of the pictures the image tower looks at."""
+        return int(self.model.config.vision_config.image_size)
+
+    @torch.inference_mode()
+    def encode_images(self, frames: np.ndarray, batch_size: int = 32) -> torch.Tensor:
+        """Embed frames, uint8 (N, H, W, 3) RGB, `batch_size` at a time -> (N, d)."""
+        embedded = []
+        for start in range(0, len(frames), batch_size):
+            images = list(frames[start : start + batch_size])
+            inputs = self.processor.image_processor(images, return_tensors="pt", input_data_format="channels_last")
+            embedded.append(_embedding(self.model.get_image_features(**inputs.to(self.model.device))))
+        return torch.cat(embedded)
+
+    @torch.inference_mode()
+    def encode_text(self, text: str) -> tuple[torch.Tensor, int]:
+        """Embed one text.
+
+        Returns:
+            the embedding (d,), and how many tokens were cut off because the text was longer than the encoder reads.
+        """
+        tokenizer = self.processor.tokenizer
+        text_config = self.model.config.get_text_config()
+        length = int(text_config.max_position_embeddings)
+        full = len(tokenizer(text)["input_ids"])
+        padding = "max_length" if self.model.config.model_type in PADDED_TO_FULL_LENGTH else True
+        inputs = tokenizer([text], padding=padding, max_length=length, truncation=True, return_tensors="pt")
+        embedding = _embedding(self.model.get_text_features(**inputs.to(self.model.device)))
+        return embedding[0], max(full - length, 0)
+
+
+def relevance_to(descriptors: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
+    """Centred cosine of each candidate to the query, (N,) in [-1, 1].
+
+    Image embeddings share a large common offset; unless the video's mean is taken away, the cosines of all frames to
+    any text are nearly equal.
+
+    Args:
+        descriptors: (N, d) image embeddings.
+        query: (d,) text embedding.
+    """
+    normalised = torch.nn.functional.normalize(descriptors.float(), dim=-1)
+    centred = normalised - normalised.mean(0, keepdim=True)
+    return torch.nn.functional.normalize(centred, dim=-1) @ torch.nn.functional.normalize(query.float(), dim=-1)
+
+
+def _embedding(output: Any) -> torch.Tensor:
+    # transformers 5 returns an output object whose pooler_output is the projected embedding; plain tensors come from
+    # older remote code.
+    tensor = output if isinstance(output, torch.Tensor) else output.pooler_output
+    return tensor.float().cpu()

@@ -1,0 +1,264 @@
+"""The two things that travel: what an encoder saw of a video, and the frames that were chosen from it.
+
+Shapes: N candidates, d descriptor width, k chosen frames.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers.video_utils import VideoMetadata
+
+
+FORMAT = 1
+
+
+@dataclass
+class CandidateFeatures:
+    """The descriptors of one video's candidates: encode once, ask many questions, keep in a file.
+
+    Args:
+        descriptors: float32 tensor (N, d) on the CPU.
+        candidate_indices: int64 (N,), presentation numbers of the candidates' pictures.
+        candidate_seconds: float64 (N,), their presentation times.
+        encoder: name of the dual encoder, or None for the weight-free descriptor.
+        fps, total_num_frames, duration, height, width, name, warnings: of the source, see `CandidateFrames`.
+        source: what was encoded, so that the chosen pictures can be read again; None after `load`, unless given there.
+    """
+
+    descriptors: torch.Tensor
+    candidate_indices: np.ndarray
+    candidate_seconds: np.ndarray
+    encoder: str | None
+    fps: float
+    total_num_frames: int
+    duration: float
+    height: int
+    width: int
+    name: str
+    warnings: list[str] = field(default_factory=list)
+    source: Any = None
+
+    def save(self, path: str | Path) -> Path:
+        """Write everything but the pictures to one `.npz` file (no pickle inside)."""
+        path = Path(path)
+        if path.suffix != ".npz":
+            raise ValueError(f"features are kept in a .npz file, got {path.name!r}; give a name that ends in .npz")
+        facts = {
+            "format": FORMAT,
+            "encoder": self.encoder,
+            "fps": self.fps,
+            "total_num_frames": self.total_num_frames,
+            "duration": self.duration,
+            "height": self.height,
+            "width": self.width,
+            "name": self.name,
+            "warnings": self.warnings,
+        }
+        with path.open("wb") as file:
+            np.savez(
+                file,
+                descriptors=self.descriptors.numpy(),
+                candidate_indices=self.candidate_indices,
+                candidate_seconds=self.candidate_seconds,
+                facts=np.frombuffer(json.dumps(facts).encode(), dtype=np.uint8),
+            )
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path, source: Any = None) -> CandidateFeatures:
+        """Read what `save` wrote; give the video again as `source` if its frames shall be returned.
+
+        Raises:
+            ValueError: the file is not one of ours, or of another format version.
+        """
+        with np.load(path, allow_pickle=False) as archive:
+            missing = {"descriptors", "candidate_indices", "candidate_seconds", "facts"} - set(archive.files)
+            if missing:
+                raise ValueError(f"{path} holds no video features: {', '.join(sorted(missing))} missing; encode again")
+            facts = json.loads(archive["facts"].tobytes())
+            version = facts.pop("format", None)
+            if version != FORMAT:
+                raise ValueError(f"{path} has feature format {version}, this version reads {FORMAT}; encode again")
+            return cls(
+                descriptors=torch.from_numpy(archive["descriptors"]),
+                candidate_indices=archive["candidate_indices"],
+                candidate_seconds=archive["candidate_seconds"],
+                source=source,
+                **facts,
+            )
+
+
+@dataclass
+class FrameSelection:
+    """The frames that represent a video for a question, in the order of time, and why each was taken.
+
+    Args:
+        indices: int64 (k,), presentation numbers of the chosen pictures in the source; distinct and sorted.
+        seconds: float64 (k,), their presentation times (true ones, also at a variable frame rate).
+        weights: float64 (k,), the share of the video each stands for; sums to 1.
+        strata: k names: "relevance", "novelty" or "coverage".
+        frames: uint8 (k, H, W, 3) RGB, or None when only indices were asked for.
+        positions: int64 (k,), which candidates they are.
+        candidate_indices, candidate_seconds: (N,), all candidates' picture numbers and times.
+        cells: int64 (N,), which of the k stands for each candidate.
+        mahalanobis: float64 (N,), squared distance of each candidate to the video's Gaussian.
+        relevance: float64 (N,), centred cosine of each candidate to the query, or None without a query.
+        requested_k: how many frames were asked for; `k` is less where the video has fewer candidates.
+        query, encoder: what was asked, and which dual encoder judged it (None: the weight-free descriptor).
+        fps, total_num_frames, duration, height, width, name: of the source.
+        warnings: sentences on damage, dropped frames, or a relevance that was not used.
+    """
+
+    indices: np.ndarray
+    seconds: np.ndarray
+    weights: np.ndarray
+    strata: list[str]
+    frames: np.ndarray | None
+    positions: np.ndarray
+    candidate_indices: np.ndarray
+    candidate_seconds: np.ndarray
+    cells: np.ndarray
+    mahalanobis: np.ndarray
+    relevance: np.ndarray | None
+    requested_k: int
+    query: str | None
+    encoder: str | None
+    fps: float
+    total_num_frames: int
+    duration: float
+    height: int
+    width: int
+    name: str
+    warnings: list[str] = field(default_factory=list)
+
+    _ARRAYS = {
+        "indices": np.int64,
+        "seconds": np.float64,
+        "weights": np.float64,
+        "positions": np.int64,
+        "candidate_indices": np.int64,
+        "candidate_seconds": np.float64,
+        "cells": np.int64,
+        "mahalanobis": np.float64,
+        "relevance": np.float64,
+    }
+
+    @property
+    def k(self) -> int:
+        """Number of chosen frames."""
+        return len(self.indices)
+
+    @property
+    def num_candidates(self) -> int:
+        """Number of frames there were to choose from."""
+        return len(self.candidate_indices)
+
+    def images(self) -> list[Image.Image]:
+        """The chosen frames as PIL images, for models that take images."""
+        return [Image.fromarray(frame) for frame in self._pixels()]
+
+    def video_metadata(self, true_times: bool = False) -> VideoMetadata:
+        """transformers' description of the chosen frames as a video.
+
+        Args:
+            true_times: `VideoMetadata.timestamps` is `frames_indices / fps`, which is wrong at a variable frame rate.
+                False keeps `frames_indices` the picture numbers of the source; True counts in milliseconds instead
+                (fps 1000), so that `timestamps` are the true times to the millisecond.
+        """
+        if true_times:
+            return VideoMetadata(
+                total_num_frames=max(round(self.duration * 1000), round(float(self.seconds[-1]) * 1000) + 1),
+                fps=1000.0,
+                width=self.width,
+                height=self.height,
+                duration=self.duration,
+                video_backend="pyav",
+                frames_indices=[round(float(second) * 1000) for second in self.seconds],
+            )
+        return VideoMetadata(
+            total_num_frames=self.total_num_frames,
+            fps=self.fps,
+            width=self.width,
+            height=self.height,
+            duration=self.duration,
+            video_backend="pyav",
+            frames_indices=[int(index) for index in self.indices],
+        )
+
+    def for_vlm(self, temporal_patch_size: int = 2, true_times: bool = False) -> tuple[np.ndarray, VideoMetadata]:
+        """The frames as a video for any VLM, each repeated so that distant frames never share a temporal patch.
+
+        Qwen2-VL and its kin fuse every `temporal_patch_size` consecutive frames into one patch; frames that are far
+        apart would be blended. Pass the result with sampling switched off:
+        `processor(videos=[frames], video_metadata=[metadata], do_sample_frames=False, ...)`.
+
+        Returns:
+            frames uint8 (k * temporal_patch_size, H, W, 3), and metadata whose `frames_indices` repeat alike.
+        """
+        if temporal_patch_size < 1:
+            raise ValueError(f"temporal_patch_size is at least 1, got {temporal_patch_size}")
+        metadata = self.video_metadata(true_times)
+        metadata.frames_indices = [index for index in metadata.frames_indices for _ in range(temporal_patch_size)]
+        return np.repeat(self._pixels(), temporal_patch_size, axis=0), metadata
+
+    def messages(self, question: str | None = None) -> list[dict]:
+        """Chat messages for any VLM that takes images: each frame after its time, then the question.
+
+        Args:
+            question: what to ask; the query of the selection if None.
+        """
+        question = self.query if question is None else question
+        if not question:
+            raise ValueError("there is nothing to ask: the frames were chosen without a query; pass `question`")
+        content: list[dict] = []
+        for second, image in zip(self.seconds, self.images(), strict=True):
+            content += [{"type": "text", "text": f"[{second:.1f} s]"}, {"type": "image", "image": image}]
+        content.append({"type": "text", "text": question})
+        return [{"role": "user", "content": content}]
+
+    def to_dict(self) -> dict:
+        """Everything but the pixels, ready for JSON; `from_dict` gives an equal selection without frames."""
+        described: dict[str, Any] = {"format": FORMAT}
+        for name in self.__dataclass_fields__:
+            value = getattr(self, name)
+            if name == "frames":
+                continue
+            described[name] = value.tolist() if isinstance(value, np.ndarray) else value
+        return described
+
+    @classmethod
+    def from_dict(cls, described: dict) -> FrameSelection:
+        """Undo `to_dict`.
+
+        Raises:
+            ValueError: a field is missing or unknown, or the format is of another version.
+        """
+        described = dict(described)
+        version = described.pop("format", None)
+        if version != FORMAT:
+            raise ValueError(f"a frame selection of format {FORMAT} is expected, got {version}; select again")
+        expected = set(cls.__dataclass_fields__) - {"frames"}
+        if set(described) != expected:
+            raise ValueError(
+                f"not a frame selection: missing {sorted(expected - set(described))}, "
+                f"unknown {sorted(set(described) - expected)}"
+            )
+        for name, dtype in cls._ARRAYS.items():
+            if described[name] is not None:
+                described[name] = np.asarray(described[name], dtype=dtype)
+        return cls(frames=None, **described)
+
+    def _pixels(self) -> np.ndarray:
+        if self.frames is None:
+            raise ValueError(
+                "this selection holds no pictures (it was read from JSON or made with with_frames=False); decode them "
+                "with decode_frames(video, selection.indices)"
+            )
+        return self.frames
