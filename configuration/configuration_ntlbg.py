@@ -122,8 +122,7 @@ class NTLBGConfig(PreTrainedConfig):
         if self.base_config.model_type not in SUPPORTED_BASES:
             raise ValueError(
                 f"`base_config` is of type {self.base_config.model_type!r}, for which there is no adapter; choose a "
-                f"base of "
-                f"type {', '.join(SUPPORTED_BASES)}."
+                f"base of type {', '.join(SUPPORTED_BASES)}."
             )
         at_least = {
             "num_representatives": 1,

@@ -72,8 +72,7 @@ class QwenVLAdapter:
         if len(pixel_values_videos) != expected:
             raise ValueError(
                 f"`video_grid_thw` speaks of {expected} patches, but `pixel_values_videos` has "
-                f"{len(pixel_values_videos)}; "
-                "pass both from the same call of the processor."
+                f"{len(pixel_values_videos)}; pass both from the same call of the processor."
             )
         videos, offset = [], 0
         for num_groups, height, width in video_grid_thw.tolist():
@@ -148,8 +147,7 @@ class Qwen3VLAdapter(QwenVLAdapter):
         if len(markers) == 0:
             raise ValueError(
                 "A Qwen3-VL prompt should open each video with the vision-start token, but none comes before the "
-                "first "
-                "placeholder; make the prompt with the processor's chat template."
+                "first placeholder; make the prompt with the processor's chat template."
             )
         starts = torch.cat([markers[-1:] + 1, ends[:-1]])
         return torch.stack([starts, ends], dim=1)

@@ -52,8 +52,7 @@ class LooksMixin:
             if max_visual_tokens < per_group:
                 raise ValueError(
                     f"`max_visual_tokens` is {max_visual_tokens}, but one group of this video has {per_group} visual "
-                    f"tokens; raise "
-                    "the budget or lower the frames' size."
+                    "tokens; raise the budget or lower the frames' size."
                 )
             num_representatives = max_visual_tokens // per_group
         if num_representatives < 1:
@@ -180,8 +179,7 @@ class LooksMixin:
             if pixel_values_videos is None or video_grid_thw is None:
                 raise ValueError(
                     "There is no video to select from: pass `pixel_values_videos` and `video_grid_thw`, "
-                    "`video_features`, or "
-                    "`scorer_pixel_values`, as the processor returns them."
+                    "`video_features`, or `scorer_pixel_values`, as the processor returns them."
                 )
             video_features = self.encode_video(pixel_values_videos, video_grid_thw)
         slots = self._query_slots(query_input_ids, query_attention_mask)
@@ -206,8 +204,8 @@ class LooksMixin:
     def _select_by_scorer(self, pixels, input_ids, attention_mask, seconds, frames_indices, num_representatives):
         if self.scorer is None:
             raise ValueError(
-                "`scorer_pixel_values` were given, but this model has no scorer; make it with "
-                "`from_base(..., scorer='google/siglip2-base-patch16-224')` or pass the video itself."
+                "`scorer_pixel_values` were given, but this model has no scorer; make it with `from_base(..., "
+                "scorer='google/siglip2-base-patch16-224')` or pass the video itself."
             )
         chunks = pixels.to(self.scorer.dtype).split(self.config.vision_chunk_groups)
         descriptors = torch.cat([self.scorer.get_image_features(chunk).pooler_output for chunk in chunks]).float()
@@ -231,8 +229,7 @@ class LooksMixin:
         if len(group_timestamps) != sum(sizes):
             raise ValueError(
                 f"`group_timestamps` has {len(group_timestamps)} entries, but the videos have {sum(sizes)} groups; "
-                f"pass both from "
-                "the same call of the processor."
+                "pass both from the same call of the processor."
             )
         return list(group_timestamps.split(sizes))
 
@@ -260,6 +257,21 @@ class LooksMixin:
             choice.losses = self._auxiliary_losses(selection, gaussian, pooled, descriptors, choice.features.tokens)
         selection.relevance = None if selection.relevance is None else selection.relevance.detach()
         return choice
+
+    def _given_look(self, video: VideoFeatures, selection: Selection) -> Choice:
+        """All groups are encoded, but which to keep was decided elsewhere."""
+        descriptors = video.descriptors
+        if selection.num_groups != len(descriptors):
+            raise ValueError(
+                f"`selection` was made for a video of {selection.num_groups} groups, but this one has "
+                f"{len(descriptors)}; make both with the same `candidate_fps` and `max_candidates`."
+            )
+        selection = selection.to(descriptors.device)
+        if selection.context is None:
+            gaussian = fit_gaussian(descriptors, rank=self.config.covariance_rank)
+            _, context = self._contexts(selection, gaussian, descriptors)
+            selection = dataclasses.replace(selection, context=context)
+        return Choice(selection, self._enrich(selection, video.take(selection.indices)))
 
     def _auxiliary_losses(self, selection, gaussian, pooled, descriptors, tokens) -> dict:
         with torch.autocast(tokens.device.type, enabled=False):
@@ -292,8 +304,7 @@ class LooksMixin:
         if not torch.equal(selection.indices, kept_groups.to(selection.indices.device)):
             raise ValueError(
                 "`selection` and the processor's `kept_group_indices` name different groups; pass the same selection "
-                "to the "
-                "processor and to the model."
+                "to the processor and to the model."
             )
         if selection.context is None:
             # A scorer's descriptors are not the base's, so the context is made from the large features themselves.

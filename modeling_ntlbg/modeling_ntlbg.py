@@ -180,8 +180,7 @@ class NTLBGForConditionalGeneration(LooksMixin, NTLBGPreTrainedModel, Generation
         if input_ids is None or inputs["mm_token_type_ids"] is None:
             raise ValueError(
                 "A prompt with a video needs `input_ids` and `mm_token_type_ids`, but one is missing; pass all that "
-                "the processor "
-                "returns: `model(**inputs)`."
+                "the processor returns: `model(**inputs)`."
             )
         attention_mask = inputs["attention_mask"]
         if attention_mask is None:
@@ -221,32 +220,32 @@ class NTLBGForConditionalGeneration(LooksMixin, NTLBGPreTrainedModel, Generation
         return prepared, choices
 
     def _choices(self, inputs: dict, slots) -> list[Choice]:
-        grids, features = inputs["video_grid_thw"], inputs["video_features"]
-        kept_groups, selections = inputs["kept_group_indices"], inputs["selection"]
-        if kept_groups is not None:
-            if selections is None:
-                raise ValueError(
-                    "These inputs were made for a second look (`kept_group_indices`), but `selection` was not given; "
-                    "pass the "
-                    "same `selection=` to the processor and to the model."
-                )
+        grids, features, selections = inputs["video_grid_thw"], inputs["video_features"], inputs["selection"]
+        if selections is not None:
             selections = selections if isinstance(selections, (list, tuple)) else [selections]
-            counts = inputs["kept_group_counts"].tolist()
-            if len(selections) != len(grids) or len(counts) != len(grids):
+            if len(selections) != len(grids):
                 raise ValueError(
                     f"There are {len(grids)} videos, but {len(selections)} selections; pass one per video."
                 )
-            kept_grids = torch.stack(
-                [grids.new_tensor([k, *grid[1:]]) for k, grid in zip(counts, grids.tolist(), strict=True)]
-            )
+        if inputs["kept_group_indices"] is not None:
+            if selections is None:
+                raise ValueError(
+                    "These inputs were made for a second look (`kept_group_indices`), but `selection` was not given; "
+                    "pass the same `selection=` to the processor and to the model."
+                )
+            counts = inputs["kept_group_counts"].tolist()
             if features is None:
+                kept_grids = grids.clone()
+                kept_grids[:, 0] = inputs["kept_group_counts"]
                 features = self.encode_video(inputs["pixel_values_videos"], kept_grids)
-            parts = kept_groups.split(counts)
+            parts = inputs["kept_group_indices"].split(counts)
             return [self._second_look(*triple) for triple in zip(features, selections, parts, strict=True)]
         if features is None:
             features = self.encode_video(inputs["pixel_values_videos"], grids)
         if len(features) != len(grids):
             raise ValueError(f"There are {len(grids)} videos in the prompt, but features of {len(features)}.")
+        if selections is not None:
+            return [self._given_look(*pair) for pair in zip(features, selections, strict=True)]
         query_slots = self._query_slots(inputs["query_input_ids"], inputs["query_attention_mask"])
         seconds = self._split_times(inputs["group_timestamps"], grids[:, 0].tolist())
         choices = []
@@ -295,7 +294,7 @@ class NTLBGForConditionalGeneration(LooksMixin, NTLBGPreTrainedModel, Generation
                 shape `(V,)`), *optional*: from a processor called with `selection=`: the pixels are those of the
                 chosen groups only.
             video_features (`list[VideoFeatures]`, *optional*): of `encode_video`, instead of pixels.
-            selection (`Selection` or `list[Selection]`, *optional*): of the first look, together with
+            selection (`Selection` or `list[Selection]`, *optional*): what to keep, decided elsewhere; with
                 `kept_group_indices`.
             num_representatives, max_visual_tokens (`int`, *optional*): k, or a budget, for this call.
             labels (`torch.LongTensor` of shape `(B, L)`, *optional*): over the full prompt; -100 is ignored.

@@ -36,15 +36,13 @@ def find_videos(input_ids, attention_mask, video_token_id: int, video_grid_thw, 
             if video == len(video_grid_thw):
                 raise ValueError(
                     f"The prompt has {len(pads)} video placeholders more than the {video} videos of `video_grid_thw` "
-                    f"account "
-                    "for; pass the prompt and the grids from the same call of the processor."
+                    "account for; pass the prompt and the grids from the same call of the processor."
                 )
             groups, per_group = int(video_grid_thw[video, 0]), tokens_per_group(video_grid_thw[video])
             if len(pads) < groups * per_group:
                 raise ValueError(
                     f"Video {video} needs {groups} x {per_group} placeholders, but only {len(pads)} are left in row "
-                    f"{row}; the "
-                    "prompt may have been truncated: raise `max_length` or lower `max_candidates`."
+                    f"{row}; the prompt may have been truncated: raise `max_length` or lower `max_candidates`."
                 )
             slots.append(VideoSlot(row, pads[: groups * per_group].view(groups, per_group)))
             pads = pads[groups * per_group :]
@@ -52,8 +50,7 @@ def find_videos(input_ids, attention_mask, video_token_id: int, video_grid_thw, 
     if video != len(video_grid_thw):
         raise ValueError(
             f"`video_grid_thw` has {len(video_grid_thw)} videos, but the prompt has placeholders for {video}; pass "
-            f"both from "
-            "the same call of the processor."
+            "both from the same call of the processor."
         )
     return slots
 

@@ -19,7 +19,7 @@ class Selection:
         indices (`torch.LongTensor` of shape `(k,)`): chosen groups, distinct, in temporal order.
         timestamps (`torch.FloatTensor` of shape `(k,)`): seconds of each chosen group's first picture.
         weights (`torch.FloatTensor` of shape `(k,)`): share of the video each representative stands for; sums to 1.
-        strata (`list[str]` of length k): why each was taken: `"relevance"`, `"novelty"` or `"coverage"`.
+        strata (`list[str]` of length k): why each was taken: `"relevance"`, `"novelty"` or `"coverage"`, or `"given"`.
         num_groups (`int`): T.
         group_timestamps (`torch.FloatTensor` of shape `(T,)`): seconds of every group's first picture.
         mahalanobis (`torch.FloatTensor` of shape `(T,)`): squared Mahalanobis distance of every group.
@@ -51,6 +51,43 @@ class Selection:
     frames_indices: torch.Tensor | None = None
     query: str | None = None
     notes: list[str] = field(default_factory=list)
+
+    @classmethod
+    def from_indices(cls, indices, group_timestamps, *, stratum: str = "given", temporal_patch_size: int = 2):
+        r"""
+        A selection made elsewhere (uniform sampling, another selector, a person), to be answered from as it is.
+
+        Each group is represented by the chosen one nearest in time.
+
+        Args:
+            indices (`torch.LongTensor` of shape `(k,)`): chosen groups, in any order.
+            group_timestamps (`torch.FloatTensor` of shape `(T,)`): seconds of every group's first picture.
+
+        Raises:
+            ValueError: an index is repeated or lies outside 0..T-1, or there is none.
+        """
+        seconds = torch.as_tensor(group_timestamps, dtype=torch.float32)
+        chosen = torch.as_tensor(indices, dtype=torch.int64, device=seconds.device)
+        if chosen.ndim != 1 or len(chosen) == 0 or len(chosen.unique()) != len(chosen):
+            raise ValueError(
+                f"`indices` should be distinct group numbers, at least one, but they are {chosen.tolist()}."
+            )
+        if chosen.min() < 0 or chosen.max() >= len(seconds):
+            raise ValueError(f"`indices` should lie in 0..{len(seconds) - 1}, but they are {chosen.tolist()}.")
+        chosen = chosen.sort().values
+        steps = torch.arange(len(seconds), device=seconds.device)
+        cells = (steps[:, None] - chosen[None]).abs().argmin(dim=1)
+        return cls(
+            indices=chosen,
+            timestamps=seconds[chosen],
+            weights=torch.bincount(cells, minlength=len(chosen)).float() / len(seconds),
+            strata=[stratum] * len(chosen),
+            num_groups=len(seconds),
+            group_timestamps=seconds,
+            mahalanobis=torch.zeros_like(seconds),
+            cells=cells,
+            temporal_patch_size=temporal_patch_size,
+        )
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -1,5 +1,7 @@
 """One behaviour suite for the model, over the three families at a tiny size."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from transformers.video_utils import VideoMetadata
 
 from ntlbg.configuration.configuration_ntlbg import NTLBGConfig
 from ntlbg.modeling_ntlbg.modeling_ntlbg import NTLBGForConditionalGeneration
+from ntlbg.modeling_ntlbg.selection_ntlbg import Selection
 
 
 QUESTION = "what is the colour of the thing?"
@@ -272,6 +275,36 @@ def test_a_video_encoded_once_answers_as_one_encoded_anew(model, processor):
     without_pixels = {name: value for name, value in inputs.items() if name != "pixel_values_videos"}
     answer = model.generate(**without_pixels, video_features=features, num_representatives=3, **GREEDY)
     assert torch.equal(answer, expected)
+
+
+@torch.no_grad()
+def test_a_selection_made_elsewhere_is_answered_from_as_it_is(model, processor):
+    inputs = base_inputs(processor)
+    chosen = model.generate(**inputs, num_representatives=3, return_selection=True, **GREEDY)
+    again = model.generate(**inputs, selection=chosen.selections[0], return_selection=True, **GREEDY)
+    assert torch.equal(again.sequences, chosen.sequences)
+    uniform = Selection.from_indices([6, 1, 3], torch.arange(8.0))
+    output = model.generate(**inputs, selection=uniform, return_selection=True, **GREEDY)
+    assert output.selections[0].indices.tolist() == [1, 3, 6]
+    with pytest.raises(ValueError, match="video of 5 groups"):
+        model.generate(**inputs, selection=Selection.from_indices([0], torch.arange(5.0)), **GREEDY)
+    with pytest.raises(ValueError, match="distinct"):
+        Selection.from_indices([1, 1], torch.arange(5.0))
+    with pytest.raises(ValueError, match=r"0\.\.4"):
+        Selection.from_indices([5], torch.arange(5.0))
+
+
+@torch.no_grad()
+def test_a_selection_survives_json(model, processor):
+    selection = model.select(**base_inputs(processor), num_representatives=3)
+    copy = Selection.from_dict(json.loads(json.dumps(selection.to_dict())))
+    assert torch.equal(copy.indices, selection.indices)
+    assert torch.equal(copy.context, selection.context)
+    assert copy.strata == selection.strata
+    with pytest.raises(ValueError, match="no field"):
+        Selection.from_dict({**selection.to_dict(), "colour": 1})
+    with pytest.raises(ValueError, match="are missing"):
+        Selection.from_dict({"indices": [1]})
 
 
 @torch.no_grad()
