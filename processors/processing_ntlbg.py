@@ -7,10 +7,13 @@ frames first and adds the bare query and the times. In the second look the base 
 grid of all groups, so that it writes the full prompt itself.
 """
 
+from pathlib import Path
+
 import transformers
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
+from ntlbg.configuration.remote_code_ntlbg import PROCESSOR_AUTO_MAP, is_remote_code, save_remote_code
 from ntlbg.processors.first_look_ntlbg import base_first_look, scorer_first_look
 from ntlbg.processors.query_text_ntlbg import is_conversation, query_of_messages, query_of_prompt
 from ntlbg.processors.video_processing_ntlbg import SAMPLING_KWARGS, NTLBGVideoProcessor, TimedVideoMetadata
@@ -283,15 +286,21 @@ class NTLBGProcessor(ProcessorMixin):
         """Everything but the scorer's processor, which is saved in a folder of its own."""
         scorer = self.__dict__.pop("scorer_processor")
         try:
-            return super().to_dict()
+            result = super().to_dict()
         finally:
             self.scorer_processor = scorer
+        result["auto_map"] = dict(PROCESSOR_AUTO_MAP)
+        return result
 
     def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
-        """Saves the processor; a scorer's processor goes to the sub-folder `scorer`."""
+        """Saves the processor with this code flat beside it; a scorer's processor goes to the sub-folder `scorer`."""
         self.scorer_folder = None if self.scorer_processor is None else SCORER_FOLDER
         if self.scorer_processor is not None:
             self.scorer_processor.save_pretrained(f"{save_directory}/{SCORER_FOLDER}")
+        # The code has to be there before a push inside `super()` collects the folder.
+        if not is_remote_code(type(self)):
+            Path(save_directory).mkdir(parents=True, exist_ok=True)
+            save_remote_code(type(self), save_directory)
         return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     @classmethod

@@ -13,6 +13,7 @@ from transformers.models.auto.video_processing_auto import video_processor_class
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
+from ntlbg.configuration.remote_code_ntlbg import VIDEO_PROCESSOR_AUTO_MAP
 from ntlbg.processors.video_decoding_ntlbg import VideoFile, take_frames, thin_candidates
 from ntlbg.processors.video_source_ntlbg import (
     CandidateFrames,
@@ -20,6 +21,7 @@ from ntlbg.processors.video_source_ntlbg import (
     VideoLimits,
     flatten_videos,
     frames_in_memory,
+    is_decoded,
     is_encoded_source,
 )
 
@@ -142,6 +144,7 @@ class NTLBGVideoProcessor(BaseVideoProcessor):
         result.pop("base")
         result.pop("valid_kwargs")
         result["base_video_processor"] = self.base.to_dict()
+        result["auto_map"] = dict(VIDEO_PROCESSOR_AUTO_MAP)
         return result
 
     @property
@@ -220,7 +223,7 @@ class NTLBGVideoProcessor(BaseVideoProcessor):
         return [self._fetch_one(source, metadata, grid, max_side or self.max_side) for source, metadata in pairs]
 
     def _fetch_one(self, source, metadata, grid, max_side: int | None) -> CandidateFrames:
-        if isinstance(source, CandidateFrames):
+        if is_decoded(source):
             return source
         if is_encoded_source(source):
             with VideoFile(source, self.limits) as video:
@@ -272,7 +275,7 @@ class NTLBGVideoProcessor(BaseVideoProcessor):
                 positions = self._chosen_positions(selection, times, video.name)
                 frames = video.read(numbers[positions], max_side)
         else:
-            video = source if isinstance(source, CandidateFrames) else None
+            video = source if is_decoded(source) else None
             if video is None and numbers is None:
                 video = self._fetch_one(source, metadata, grid, None)
             elif video is None:
@@ -400,7 +403,8 @@ def _per_video(video_metadata, count: int) -> list:
 
 
 def _all_timed(video_metadata) -> bool:
-    return isinstance(video_metadata, list) and all(isinstance(m, TimedVideoMetadata) for m in video_metadata)
+    # by name, as in `is_decoded`
+    return isinstance(video_metadata, list) and all(type(m).__name__ == "TimedVideoMetadata" for m in video_metadata)
 
 
 def _integers(values) -> np.ndarray:
