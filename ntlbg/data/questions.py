@@ -1,7 +1,7 @@
 """Questions about the videos of `ntlbg.data.world`: wording, answer, and where in time the evidence lies.
 
-Five kinds. `retrieve`, `order` and `count` ask about events; `scenes` and `longest` about the video as a whole. Answers of the
-first three come from the event list alone, never from the scenes.
+Five kinds. `retrieve`, `order` and `count` ask about events; `scenes` and `longest` about the video as a whole.
+Answers of the first three come from the event list alone, never from the scenes.
 """
 
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ WORDINGS = {
             "There was one {shape}. Which colour was it?",
             "Name the colour of the only {shape}.",
         ),
-        ("Which colour was the {shape} that appeared?", "Tell me what colour the {shape} had."),
+        ("Which colour was the {shape} that appeared?", "Tell me what colour the {shape} was."),
     ),
     "retrieve-shape": (
         (
@@ -40,7 +40,7 @@ WORDINGS = {
             "There was one {color} thing. Which shape was it?",
             "Name the shape of the only {color} object.",
         ),
-        ("Which shape was the {color} thing that appeared?", "Tell me what shape the {color} object had."),
+        ("Which shape was the {color} thing that appeared?", "Tell me what shape the {color} object was."),
     ),
     "order": (
         (
@@ -187,7 +187,8 @@ def make_questions(
 ) -> list[Question]:
     """Up to `per_kind` different questions of every kind (never the same subject twice), in the order of `kinds`.
 
-    Deterministic given the state of `rng`. Kinds the video has no clear question of are left out; a global kind has one.
+    Deterministic given the state of `rng`. Kinds the video has no clear question of are left out; a global kind has
+    one.
     """
     questions = []
     for kind in kinds:
@@ -268,15 +269,17 @@ def relevance_labels(question: Question, total: int) -> np.ndarray:
 def oracle_groups(question: Question, total: int, k: int) -> np.ndarray:
     """The frames a selector that knows the answer would take: (min(k, total),) sorted int64.
 
-    The middle of every span (of event or scene) while there is room, then the group farthest in time from those taken, again
-    and again.
+    The middle of every span (of event or scene) while there is room, then the group farthest in time from those taken,
+    again and again.
     """
     chosen = list(dict.fromkeys(int(groups[len(groups) // 2]) for groups in span_groups(question, total)))[:k]
     return fill_evenly(chosen, total, k)
 
 
 def fill_evenly(chosen: list[int], total: int, k: int) -> np.ndarray:
-    """Add to `chosen` groups the ones farthest in time from those taken until there are min(k, total); sorted int64."""
+    """Add to `chosen` groups the ones farthest in time from those taken until there are min(k, total); sorted
+    int64.
+    """
     if not chosen:
         return uniform_groups(total, k)
     taken = list(chosen)
@@ -297,8 +300,8 @@ def uniform_groups(total: int, k: int) -> np.ndarray:
 def answerable(question: Question, groups: np.ndarray, total: int) -> bool:
     """Whether the chosen groups hold the answer.
 
-    Events: every span is seen. Scenes: every scene is seen. Longest: giving each moment to the nearest chosen group makes the
-    right scene the longest.
+    Events: every span is seen. Scenes: every scene is seen. Longest: giving each moment to the nearest chosen group
+    makes the right scene the longest.
     """
     spans = span_groups(question, total)
     if question.kind != "longest":

@@ -1,13 +1,15 @@
 """A procedural long-video world: what happens, when and where, all from one seed.
 
-A video is a list of scenes (textured backgrounds, hard cuts), a list of events (one coloured shape at a random place for a
-few seconds, never two at once) and a few neutral distractors that drift all the time. Nothing here draws pixels
+A video is a list of scenes (textured backgrounds, hard cuts), a list of events (one coloured shape at a random place
+for a few seconds, never two at once) and a few neutral distractors that drift all the time. Nothing here draws pixels
 (`world_render`), writes files (`world_video`) or asks questions (`questions`).
 
-Times are whole seconds. Places and sizes are fractions of the frame's side, so that one specification renders at any size.
+Times are whole seconds. Places and sizes are fractions of the frame's side, so that one specification renders at any
+size.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -64,7 +66,9 @@ class Event:
 
 @dataclass(frozen=True)
 class Distractor:
-    """A grey ellipse that drifts for the whole video: place and velocity (sides per second), radii, grey level 0..255."""
+    """A grey ellipse that drifts for the whole video: place and velocity (sides per second), radii, grey level
+    0..255.
+    """
 
     x: float
     y: float
@@ -167,12 +171,13 @@ def _draw_events(rng: np.random.Generator, duration: int) -> tuple[Event, ...]:
     while lengths.sum() + EVENT_GAP * (count - 1) > 0.8 * duration:
         lengths[lengths.argmax()] -= 1
     free = duration - lengths.sum() - EVENT_GAP * (count - 1)
-    # Uniform spacings: `count` sorted draws cut the free time into gaps, so that event times are uniform over the video.
+    # Uniform spacings: `count` sorted draws cut the free time into gaps, so that event times are uniform over the
+    # video.
     gaps = np.diff(np.concatenate([[0], np.sort(rng.integers(free + 1, size=count))]))
     events, clock = [], 0
     for (color, shape), length, gap in zip(names, lengths, gaps, strict=True):
         start = clock + int(gap)
-        radius = float(rng.uniform(0.16, 0.23))
+        radius = float(rng.uniform(0.21, 0.29))
         x, y = rng.uniform(radius + 0.02, 0.98 - radius, size=2)
         events.append(
             Event(
@@ -193,7 +198,9 @@ def _draw_events(rng: np.random.Generator, duration: int) -> tuple[Event, ...]:
 
 
 def _draw_names(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
-    """`count` (colour, shape) pairs in which two shapes and two colours occur once and the others 1 to 4 times each."""
+    """`count` (colour, shape) pairs in which two shapes and two colours occur once and the others 1 to 4 times
+    each.
+    """
     colors, shapes = rng.permutation(COLORS).tolist(), rng.permutation(SHAPES).tolist()
     common_colors, common_shapes = colors[2:], shapes[2:]
     names = [(common_colors[rng.integers(6)], shape) for shape in shapes[:2]]
@@ -207,7 +214,7 @@ def _draw_names(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
     while True:
         order = rng.permutation(count)
         shuffled = [names[i] for i in order]
-        if all(a != b for a, b in zip(shuffled, shuffled[1:], strict=False)):
+        if all(a != b for a, b in pairwise(shuffled)):
             return shuffled
 
 
@@ -215,4 +222,4 @@ def _draw_distractor(rng: np.random.Generator) -> Distractor:
     x, y = rng.random(2)
     vx, vy = rng.uniform(-0.04, 0.04, size=2)
     rx, ry = rng.uniform(0.025, 0.06, size=2)
-    return Distractor(*map(float, (x, y, vx, vy, rx, ry)), grey=int(rng.integers(60, 200)))
+    return Distractor(*map(float, (x, y, vx, vy, rx, ry)), grey=int(rng.integers(40, 150)))

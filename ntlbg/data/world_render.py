@@ -1,6 +1,7 @@
 """Draws the frames of a `VideoSpec`: numpy arrays (size, size, 3), uint8 RGB, at any size.
 
-Everything is computed in coordinates of the unit square, so that a frame at 56 pixels shows what the same frame shows at 224.
+Everything is computed in coordinates of the unit square, so that a frame at 56 pixels shows what the same frame shows
+at 224.
 """
 
 import colorsys
@@ -21,7 +22,7 @@ PALETTE = {
     "purple": (0.755, 0.80, 0.75),
     "pink": (0.905, 0.50, 1.00),
 }
-OUTLINE = np.array([15, 15, 15], dtype=np.float32)
+OUTLINE = np.array([250, 250, 250], dtype=np.float32)  # brighter than every background: shows the shape everywhere
 
 
 def background(scene: Scene, size: int) -> np.ndarray:
@@ -94,13 +95,13 @@ def _tufts(u, v, rng):
 # Two colours (RGB) and the texture that mixes them. Muted, so that the objects stand out.
 _TEXTURES = {
     "forest": (((28, 52, 34), (62, 78, 50)), _trunks),
-    "desert": (((176, 150, 110), (214, 192, 150)), _dunes),
+    "desert": (((140, 112, 76), (176, 148, 108)), _dunes),
     "ocean": (((52, 92, 128), (96, 138, 168)), _waves),
     "city": (((120, 122, 126), (66, 68, 74)), _windows),
-    "snow": (((226, 230, 234), (180, 188, 200)), _flakes),
-    "night": (((16, 16, 34), (200, 200, 190)), _stars),
-    "brick": (((150, 140, 132), (118, 66, 54)), _bricks),
-    "meadow": (((108, 138, 78), (152, 172, 104)), _tufts),
+    "snow": (((162, 170, 182), (126, 136, 152)), _flakes),
+    "night": (((16, 16, 34), (150, 150, 140)), _stars),
+    "brick": (((134, 122, 114), (112, 62, 50)), _bricks),
+    "meadow": (((88, 118, 62), (128, 148, 84)), _tufts),
 }
 
 
@@ -140,7 +141,7 @@ def _draw_event(image: np.ndarray, event: Event) -> None:
     rgb = colorsys.hsv_to_rgb((hue + event.hue) % 1.0, saturation, float(np.clip(value + event.value, 0, 1)))
     fill = np.array(rgb, dtype=np.float32) * 255
     outer = np.clip(depth + 0.5, 0, 1)[..., None]
-    inner = np.clip(depth - 0.012 * size + 0.5, 0, 1)[..., None]
+    inner = np.clip(depth - 0.03 * size + 0.5, 0, 1)[..., None]
     patch = image[y0:y1, x0:x1].astype(np.float32)
     patch += (OUTLINE - patch) * outer
     patch += (fill - patch) * inner

@@ -1,7 +1,8 @@
 """Stage 3 of the tiny recipe: the language model learns to answer from k chosen groups of a long video.
 
-Teacher forcing on frozen features. Token ids and M-RoPE positions are the ones inference gives: those of the full prompt of all
-T groups, gathered at what is kept (tests/test_tiny_recipe.py compares them with the base's own `get_rope_index`).
+Teacher forcing on frozen features. Token ids and M-RoPE positions are the ones inference gives: those of the full
+prompt of all T groups, gathered at what is kept (tests/test_tiny_recipe.py compares them with the base's own
+`get_rope_index`).
 """
 
 from dataclasses import dataclass
@@ -111,8 +112,9 @@ def collate(examples: list[Example], writer: PromptWriter, embed: nn.Module) -> 
     """A batch of examples that keep equally many groups.
 
     Returns:
-        inputs_embeds (B, L, hidden), position_ids (3, B, L), answer positions `where` and `targets` (B, A) (-100 is padding;
-        `where` points at the token that predicts), `visual` (B, 4k) positions of the visual tokens, status and running (B, k).
+        inputs_embeds (B, L, hidden), position_ids (3, B, L), answer positions `where` and `targets` (B, A) (-100 is
+        padding; `where` points at the token that predicts), `visual` (B, 4k) positions of the visual tokens, status
+        and running (B, k).
     """
     heads = writer.heads([e.question.text for e in examples])
     tails = writer.tails([e.question.answer for e in examples])
@@ -160,8 +162,8 @@ def collate(examples: list[Example], writer: PromptWriter, embed: nn.Module) -> 
 def draw_groups(question: Question, total: int, k: int, rng: np.random.Generator) -> np.ndarray:
     """k groups as some selector might choose them: (k,) sorted int64.
 
-    A mixture, so that the answerer suits no selector in particular: events covered with neighbours, mostly relevant, one per
-    scene, half relevant and half even, even, random.
+    A mixture, so that the answerer suits no selector in particular: events covered with neighbours, mostly relevant,
+    one per scene, half relevant and half even, even, random.
     """
     for _ in range(4):
         groups = _draw_once(question, total, k, rng)
@@ -312,8 +314,8 @@ def train_language(
 def exact_match(model, processor, examples: list[Example], batch: int = 64) -> np.ndarray:
     """Whether greedy decoding says exactly the answer, (n,) bool.
 
-    By teacher forcing: greedy text equals the answer if and only if every token of it (end of turn included) is the argmax given
-    the tokens before. Examples must keep equally many groups.
+    By teacher forcing: greedy text equals the answer if and only if every token of it (end of turn included) is the
+    argmax given the tokens before. Examples must keep equally many groups.
     """
     writer = PromptWriter(processor)
     right = []
@@ -325,6 +327,45 @@ def exact_match(model, processor, examples: list[Example], batch: int = 64) -> n
 
 
 def event_topk(question: Question, total: int, k: int) -> np.ndarray:
-    """What a perfect relevance curve gives a plain top-k: groups of the events first, in time order, then an even fill."""
+    """What a perfect relevance curve gives a plain top-k: groups of the events first, in time order, then an even
+    fill.
+    """
     relevant = [int(g) for span in span_groups(question, total) for g in span]
     return fill_evenly(relevant[:k] if not question.is_global else [], total, k)
+
+
+SELECTORS = {
+    "uniform": lambda question, total, k: uniform_groups(total, k),
+    "event-topk": event_topk,
+    "oracle": oracle_groups,
+}
+
+
+def evaluate_base(
+    model, processor, videos: list[CachedVideo], *, k: int = 8, wording: str = "train", seed: int = 0
+) -> dict[str, dict[str, tuple[float, int]]]:
+    """Exact match of the answerer under selectors that cheat by a known amount.
+
+    Returns:
+        {selector: {kind: (accuracy 0..1, number of questions)}}; one question of each kind per video.
+    """
+    rng = np.random.default_rng([31, seed])
+    asked = {kind: [(v, ask(v.spec, kind, rng, wording=wording)) for v in videos] for kind in KIND_SHARES}
+    results = {}
+    for name, select in SELECTORS.items():
+        results[name] = {}
+        for kind, pairs in asked.items():
+            examples = [Example(v, q, select(q, v.total, k)) for v, q in pairs if q is not None]
+            right = exact_match(model, processor, examples)
+            results[name][kind] = (float(right.mean()), len(right))
+    return results
+
+
+def format_results(results: dict[str, dict[str, tuple[float, int]]]) -> str:
+    """The results of `evaluate_base` as a Markdown table in per cent."""
+    kinds = list(next(iter(results.values())))
+    lines = ["| selector | " + " | ".join(kinds) + " |", "|---" * (len(kinds) + 1) + "|"]
+    for name, row in results.items():
+        lines.append(f"| {name} | " + " | ".join(f"{100 * row[kind][0]:.1f}" for kind in kinds) + " |")
+    lines.append("| n | " + " | ".join(str(row[kind][1]) for kind in kinds) + " |")
+    return "\n".join(lines)

@@ -1,4 +1,5 @@
-"""The tiny base model: a real `Qwen2VLForConditionalGeneration` of about 1.5 M parameters, with tokenizer and processor.
+"""The tiny base model: a real `Qwen2VLForConditionalGeneration` of about 1.5 M parameters, with tokenizer and
+processor.
 
 Frames are 56 pixels wide, patches 14, merged 2 x 2, two frames per group: 4 visual tokens per group of two seconds.
 """
@@ -36,8 +37,9 @@ SPECIAL_TOKENS = (
     "<|video_pad|>",
 )
 
-# ChatML. The text parts of a turn go before its pictures and videos, in whatever order the message names them: a causal
-# model that knows the question while it reads the frames learns to count and to order, one that does not hardly does.
+# ChatML. The text parts of a turn go before its pictures and videos, in whatever order the message names them: a
+# causal model that knows the question while it reads the frames learns to count and to order, one that does not hardly
+# does.
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"

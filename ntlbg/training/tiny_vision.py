@@ -1,4 +1,5 @@
-"""Stage 1 of the tiny recipe: the vision tower learns colour, shape, place and background of frames out of real mp4 files.
+"""Stage 1 of the tiny recipe: the vision tower learns colour, shape, place and background of frames out of real mp4
+files.
 
 Also the bridge from videos to frozen features (stage 2).
 """
@@ -18,7 +19,9 @@ FEATURE_STD = 0.15  # of the features the language model reads: raw ones (about 
 
 
 def dense_video(seed: int, duration: int = 256) -> VideoSpec:
-    """A video packed with events and scene changes, made for learning to see, not for asking: 8 s scenes, short gaps."""
+    """A video packed with events and scene changes, made for learning to see, not for asking: 8 s scenes, short
+    gaps.
+    """
     rng = np.random.default_rng([13, seed])
     scenes = tuple(
         Scene(s, min(s + 8, duration), BACKGROUNDS[rng.integers(len(BACKGROUNDS))], int(rng.integers(2**31)))
@@ -27,7 +30,7 @@ def dense_video(seed: int, duration: int = 256) -> VideoSpec:
     events, clock = [], int(rng.integers(4))
     while clock + 2 <= duration:
         end = min(clock + int(rng.integers(2, 4)), duration)
-        radius = rng.uniform(0.15, 0.24)
+        radius = rng.uniform(0.19, 0.30)
         x, y = rng.uniform(radius + 0.02, 0.98 - radius, size=2)
         events.append(
             Event(
@@ -57,7 +60,7 @@ def shrink(frames: np.ndarray, mode: str = "bicubic") -> torch.Tensor:
 
 def filmed_groups(spec: VideoSpec, rng: np.random.Generator) -> torch.Tensor:
     """The groups of one video after a real h264 round trip: (T, 2, 56, 56, 3) uint8. Size, quality and resize vary."""
-    size = int(rng.choice((112, 112, 112, 168, 224)))
+    size = int(rng.choice((112, 112, 112, 112, 168, 224)))
     frames = round_trip(spec, size=size, crf=int(rng.integers(18, 31)))
     small = shrink(frames, str(rng.choice(("bicubic", "bicubic", "bilinear", "area"))))
     return small.view(-1, GROUP_FRAMES, FRAME, FRAME, 3)
@@ -166,6 +169,10 @@ def train_vision(visual: nn.Module, *, videos: int, steps: int, batch: int = 256
         if step % 2:  # mirrored: no shape has a hand
             frames = frames.flip(3)
             place[:, 0] = 1.0 - place[:, 0]
+        if step % 3:  # moved by a few pixels, so that shapes meet the patch grid everywhere
+            dx, dy = torch.randint(-4, 5, (2,)).tolist()
+            frames = frames.roll((dy, dx), dims=(2, 3))
+            place += torch.tensor([dx, dy]) / FRAME
         features = encode_groups(visual, to_patches(frames))
         loss, hits = vision_loss(heads, features, labels[pick], place)
         loss.backward()

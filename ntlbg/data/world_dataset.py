@@ -1,0 +1,102 @@
+"""Files of the procedural world: a split as mp4 files and one JSONL of questions, and the demo video."""
+
+import json
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from ntlbg.data.questions import KINDS, Question, ask, make_questions, to_record
+from ntlbg.data.world import VideoSpec, build_video, split_seed
+from ntlbg.data.world_video import write_video
+
+
+DEMO_SECONDS = 600
+
+
+def split_questions(
+    split: str,
+    count: int,
+    *,
+    duration: int = 256,
+    per_kind: int = 1,
+    wording: str = "train",
+    free: bool = True,
+    first: int = 0,
+) -> list[tuple[VideoSpec, list[Question]]]:
+    """The videos `first` .. `first + count - 1` of a split and their questions, without drawing a picture.
+
+    The questions of a video depend on its seed and on the arguments that word them, not on the other videos.
+    """
+    videos = []
+    for index in range(first, first + count):
+        spec = build_video(split_seed(split, index), duration)
+        rng = np.random.default_rng([37, spec.seed, duration])
+        videos.append((spec, make_questions(spec, rng, per_kind=per_kind, wording=wording, free=free)))
+    return videos
+
+
+def write_split(
+    split: str, count: int, folder: str | PathLike, *, fps: int = 2, size: int = 224, **wording: int | str | bool
+) -> Path:
+    """Render videos of a split into `folder`/videos and write `folder`/questions.jsonl.
+
+    Args:
+        fps, size: of the files, see `write_video`.
+        wording: passed to `split_questions` (duration, per_kind, wording, free, first).
+
+    Returns:
+        The path of the JSONL file; `video_path` in it is relative to `folder`.
+    """
+    folder = Path(folder)
+    (folder / "videos").mkdir(parents=True, exist_ok=True)
+    records = []
+    for spec, questions in tqdm(split_questions(split, count, **wording), desc=f"rendering {split}"):
+        path = Path("videos") / f"{spec.video_id}.mp4"
+        write_video(spec, folder / path, fps=fps, size=size)
+        records += [to_record(q, spec, number, path.as_posix()) for number, q in enumerate(questions)]
+    return write_jsonl(records, folder / "questions.jsonl")
+
+
+def write_jsonl(records: list[dict], path: str | PathLike) -> Path:
+    """One JSON object per line, UTF-8."""
+    path = Path(path)
+    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+def demo_video(seed: int) -> tuple[VideoSpec, list[Question]]:
+    """A ten-minute video of the test split and eight questions about it.
+
+    Two each of what (`retrieve`), which first (`order`) and how many (`count`), and both about the whole. Seeds whose
+    video has no clearly longest scene are passed over: the first seed from `seed` on that has one is taken.
+
+    Args:
+        seed: number of the video within the test split.
+    """
+    index = seed
+    while True:
+        spec = build_video(split_seed("test", index), DEMO_SECONDS)
+        rng = np.random.default_rng([41, spec.seed])
+        if ask(spec, "longest", rng, wording="first") is not None:
+            break
+        index += 1
+    questions = []
+    for kind in KINDS:
+        questions += make_questions(spec, rng, kinds=(kind,), per_kind=2, free=False)
+    return spec, questions
+
+
+def make_demo_video(
+    seed: int, path: str | PathLike, *, fps: int = 2, size: int = 224
+) -> tuple[VideoSpec, list[Question]]:
+    """Write the ten-minute demo video to `path` (mp4) and return what happens in it and the questions, see
+    `demo_video`.
+    """
+    spec, questions = demo_video(seed)
+    write_video(spec, path, fps=fps, size=size)
+    return spec, questions
+
+
+__all__ = ["demo_video", "make_demo_video", "split_questions", "write_jsonl", "write_split"]

@@ -1,0 +1,150 @@
+"""The whole recipe of the tiny checkpoint, from nothing but seeds.
+
+    python -m ntlbg.training.tiny_recipe --out checkpoints/ntlbg-tiny
+    python -m ntlbg.training.tiny_recipe --smoke
+
+Stages, each a function that leaves its result in the work folder and is skipped where that result already lies:
+
+    vision    the vision tower learns to see, on frames out of real mp4 files (tiny_vision.py)
+    cache     frozen features of the training and validation videos
+    language  the language model learns to answer from k chosen groups (tiny_language.py)
+    evaluate  exact match on unseen videos under uniform, relevant and oracle frames
+"""
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
+
+from ntlbg.data.questions import all_words
+from ntlbg.data.world import build_video, split_seed
+from ntlbg.training.tiny_language import CachedVideo, evaluate_base, format_results, train_language
+from ntlbg.training.tiny_model import build_base, build_processor, build_tokenizer
+from ntlbg.training.tiny_vision import train_vision, video_features
+
+
+DURATIONS = {128: 0.15, 192: 0.15, 256: 0.30, 320: 0.10, 400: 0.10, 512: 0.10, 640: 0.10}  # seconds: share
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of everything: videos filmed, optimisation steps, batch sizes."""
+
+    vision_videos: int = 180
+    vision_steps: int = 1200
+    vision_batch: int = 256
+    videos: int = 1200
+    validation_videos: int = 300
+    language_steps: int = 4000
+    language_batch: int = 64
+
+
+SMOKE = Sizes(6, 60, 64, 6, 4, 40, 16)
+
+
+def training_duration(index: int) -> int:
+    """Seconds of the `index`-th training video: the model must not know one length only."""
+    return int(np.random.default_rng([23, index]).choice(list(DURATIONS), p=list(DURATIONS.values())))
+
+
+def vision_stage(work: Path, sizes: Sizes) -> None:
+    """vision.pt: weights of the trained tower; vision_losses.json."""
+    torch.manual_seed(0)
+    visual = build_base(build_tokenizer(all_words())).model.visual
+    losses = train_vision(visual, videos=sizes.vision_videos, steps=sizes.vision_steps, batch=sizes.vision_batch)
+    _expect_fall("vision", losses)
+    torch.save(visual.state_dict(), work / "vision.pt")
+    (work / "vision_losses.json").write_text(json.dumps(losses))
+
+
+def cache_stage(work: Path, sizes: Sizes) -> None:
+    """train.pt and validation.pt: lists of (seed, duration, features (T, 4, hidden) float16)."""
+    visual = build_base(build_tokenizer(all_words())).model.visual
+    visual.load_state_dict(torch.load(work / "vision.pt"))
+    for split, count in (("train", sizes.videos), ("validation", sizes.validation_videos)):
+        entries = []
+        for index in tqdm(range(count), desc=f"cache: {split}"):
+            seed = split_seed(split, index)
+            duration = training_duration(index) if split == "train" else 256
+            features = video_features(visual, build_video(seed, duration), np.random.default_rng([19, index]))
+            entries.append((seed, duration, features))
+        torch.save(entries, work / f"{split}.pt")
+
+
+def load_cache(path: Path) -> list[CachedVideo]:
+    """Cached videos with their specifications, drawn anew from the seeds."""
+    return [CachedVideo(build_video(seed, duration), features) for seed, duration, features in torch.load(path)]
+
+
+def language_stage(work: Path, sizes: Sizes) -> None:
+    """base/: the trained base model and its processor; language_losses.json."""
+    torch.manual_seed(1)
+    tokenizer = build_tokenizer(all_words())
+    model, processor = build_base(tokenizer), build_processor(tokenizer)
+    model.model.visual.load_state_dict(torch.load(work / "vision.pt"))
+    losses = train_language(
+        model, processor, load_cache(work / "train.pt"), steps=sizes.language_steps, batch=sizes.language_batch
+    )
+    _expect_fall("language", losses)
+    model.save_pretrained(work / "base")
+    processor.save_pretrained(work / "base")
+    (work / "language_losses.json").write_text(json.dumps(losses))
+
+
+def evaluate_stage(work: Path, sizes: Sizes) -> None:
+    """base_results.json: exact match at k = 8 of 128 on validation videos."""
+    model = Qwen2VLForConditionalGeneration.from_pretrained(work / "base").eval()
+    processor = Qwen2VLProcessor.from_pretrained(work / "base")
+    videos = load_cache(work / "validation.pt")
+    results = {}
+    for wording in ("train", "heldout"):
+        results[wording] = evaluate_base(model, processor, videos, wording=wording)
+        print(f"wordings: {wording}\n{format_results(results[wording])}")
+    (work / "base_results.json").write_text(json.dumps(results, indent=1))
+
+
+# Every stage with the file that shows it is done.
+STAGES = {
+    "vision": (vision_stage, "vision.pt"),
+    "cache": (cache_stage, "validation.pt"),
+    "language": (language_stage, "language_losses.json"),
+    "evaluate": (evaluate_stage, "base_results.json"),
+}
+
+
+def _expect_fall(name: str, losses: list[float]) -> None:
+    tenth = max(1, len(losses) // 10)
+    first, last = float(np.mean(losses[:tenth])), float(np.mean(losses[-tenth:]))
+    if not last < 0.95 * first:
+        raise RuntimeError(f"the {name} loss did not fall: {first:.3f} at the start, {last:.3f} at the end")
+    print(f"{name}: loss {first:.3f} -> {last:.3f}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the stages that are missing."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("build/tiny"), help="folder of intermediate results")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
+    parser.add_argument(
+        "--smoke", action="store_true", help="the whole recipe at a tiny scale, in its own work folder"
+    )
+    parser.add_argument("--stages", nargs="+", choices=list(STAGES), default=list(STAGES), help="which stages to run")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    work = options.work / "smoke" if options.smoke else options.work
+    work.mkdir(parents=True, exist_ok=True)
+    for name in options.stages:
+        stage, result = STAGES[name]
+        if (work / result).exists() and not options.smoke:
+            print(f"{name}: {work / result} is there already; delete it to run this stage again")
+        else:
+            stage(work, SMOKE if options.smoke else Sizes())
+
+
+if __name__ == "__main__":
+    main()
