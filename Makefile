@@ -1,0 +1,44 @@
+# `make demo` and `make test` need nothing but Python 3.11+, make and a package registry: they make their own environment.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+CODE   := configuration modeling_ntlbg processors ntlbg tests
+
+.PHONY: demo test quality style tiny tiny-smoke bench bench-tiny clean
+
+$(STAMP): setup.cfg pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: $(STAMP)          ## render a ten-minute video, watch it once, ask eight questions, write a report
+	$(BIN)/python -m ntlbg.demo
+
+test: $(STAMP)          ## the whole test suite
+	$(BIN)/python -m pytest -q
+
+quality: $(STAMP)       ## check style
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+
+style: $(STAMP)         ## fix style
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+tiny: $(STAMP)          ## train checkpoints/ntlbg-tiny from scratch (about an hour of CPU)
+	$(BIN)/python -m ntlbg.training.tiny_recipe --out checkpoints/ntlbg-tiny
+
+tiny-smoke: $(STAMP)    ## the same recipe at a tiny scale, in two minutes
+	$(BIN)/python -m ntlbg.training.tiny_recipe --smoke
+
+bench: bench-tiny       ## rebuild docs/benchmarks
+
+bench-tiny: $(STAMP)    ## selectors side by side on 400 unseen videos, and the demo's setting over 50 (about an hour)
+	$(BIN)/python -m ntlbg.evaluation.world_benchmark --videos 400 --out docs/benchmarks/tiny
+	$(BIN)/python -m ntlbg.demo --seed 1000 --many 50
+
+clean:                  ## remove the environment and everything made
+	rm -rf $(VENV) build out *.egg-info
