@@ -19,6 +19,9 @@ from ntlbg.modeling_ntlbg.selection_ntlbg import Selection
 from ntlbg.modeling_ntlbg.strata_ntlbg import STRATA, select_representatives
 
 
+RELEVANCE_FLOOR = 0.1
+
+
 class LooksMixin:
     """Encoding, choosing and enriching; for a model with `config`, `adapter`, `scorer`, `selector`, `rich_points`,
     `transition` and the buffers `expected_mean` and `expected_variance`."""
@@ -67,6 +70,21 @@ class LooksMixin:
         embeddings = self.get_input_embeddings()(query_input_ids)
         return self.selector.encode_query(embeddings, query_attention_mask)
 
+    @torch.no_grad()
+    def relevance_logits(self, video: VideoFeatures, query_input_ids, query_attention_mask=None) -> torch.Tensor:
+        r"""
+        The trained head's logits that each group holds evidence for each query.
+
+        Args:
+            video (`VideoFeatures`): one video of `encode_video`.
+            query_input_ids, query_attention_mask (`torch.LongTensor` of shape `(Q, Lq)`)
+
+        Returns:
+            `torch.FloatTensor` of shape `(Q, T)`.
+        """
+        slots = self._query_slots(query_input_ids, query_attention_mask)
+        return torch.stack([self.selector.relevance(video.tokens, query) for query in slots])
+
     def _choose(self, tokens, descriptors, k: int, slots, scores, seconds) -> tuple[Selection, LowRankGaussian]:
         """Choose k of one video's groups. `scores` are a scorer's cosines (T,), `slots` the query's (m, s); either may
         be None."""
@@ -85,7 +103,9 @@ class LooksMixin:
             notes.append("Relevance was not used: no question was given to the selector.")
         gaussian = fit_gaussian(
             descriptors,
-            weights=relevance.detach().sigmoid() if calibrated else None,
+            # Relevance weighs the moments towards E[F|Q]; the floor keeps the rest of the video in them, and all of it
+            # when nothing is relevant, as for a question about the whole.
+            weights=RELEVANCE_FLOOR + relevance.detach().sigmoid() if calibrated else None,
             rank=config.covariance_rank,
             prior=prior,
             kappa=self.selector.kappa if prior is not None else 0.0,

@@ -44,7 +44,7 @@ class NTLBGPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _skip_keys_device_placement = ["past_key_values"]
     # Distances and determinants do not survive half precision; the selector is small.
-    _keep_in_fp32_modules_strict = {"selector", "rich_points", "transition"}
+    _keep_in_fp32_modules_strict = {"selector", "rich_points", "transition", "expected_mean", "expected_variance"}
 
     def _init_weights(self, module):
         std = self.config.initializer_range

@@ -53,40 +53,133 @@ def temporal_net(weights: torch.Tensor, k: int) -> torch.Tensor:
     return (mass / total * k).long().clamp(0, k - 1)
 
 
-def _fill_empty_cells(cells: torch.Tensor, gains: torch.Tensor, k: int) -> torch.Tensor:
-    """Give every empty cell the point that gains most by leaving its own; a cell is never robbed of its last."""
-    counts = torch.bincount(cells, minlength=k)
-    empty = (counts == 0).nonzero().flatten().tolist()
-    if not empty:
+class _Lbg:
+    """The iteration's data, and its steps: every step is exact for what it moves, so none can raise the cost."""
+
+    def __init__(self, z, k, weights, times, time_weight, held):
+        self.z, self.k, self.weights, self.times, self.time_weight = z, k, weights, times, time_weight
+        self.total = weights.sum().clamp(min=torch.finfo(z.dtype).tiny)
+        self.norms = z.norm(dim=1)
+        self.held = torch.zeros(0, dtype=torch.long, device=z.device) if held is None else held
+        self.held_cells = torch.arange(len(self.held), device=z.device)
+        self.held_directions = torch.nn.functional.normalize(z[self.held], dim=1)
+
+    def update(self, cells: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The best directions (k, p), radius and cell times (k,) for given cells."""
+        z, weights, fixed = self.z, self.weights, len(self.held)
+        sums = torch.zeros(self.k, z.shape[1], device=z.device, dtype=z.dtype)
+        sums.index_add_(0, cells, weights[:, None] * z)
+        mass = torch.zeros(self.k, device=z.device, dtype=z.dtype).index_add_(0, cells, weights)
+        centres = torch.zeros_like(mass).index_add_(0, cells, weights * self.times) / mass.clamp(min=1e-30)
+        directions = torch.nn.functional.normalize(sums, dim=1, eps=1e-30)
+        # A cell whose points cancel out, or weigh nothing, may point anywhere: take the first axis.
+        directions[(sums == 0).all(dim=1), 0] = 1.0
+        directions[:fixed], centres[:fixed] = self.held_directions, self.times[self.held]
+        radius = (directions * sums).sum() / self.total
+        return directions, radius.clamp(min=0.0), centres
+
+    def costs(self, cells: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """|z - rho u|² + tau² (t - m)² of every point in its cell, (T,)."""
+        directions, radius, centres = state
+        along = (self.z * directions[cells]).sum(1)
+        lag = (self.times - centres[cells]).square()
+        return self.norms.square() - 2 * radius * along + radius.square() + self.time_weight * lag
+
+    def mean_cost(self, costs: torch.Tensor) -> torch.Tensor:
+        return (self.weights * costs).sum() / self.total
+
+    def scores(self, state: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """(T, k): what of the cost depends on the codeword, negated."""
+        directions, radius, centres = state
+        score = (2 * radius * self.z) @ directions.T
+        if self.time_weight > 0:
+            score += self.time_weight * (2 * self.times[:, None] * centres - centres.square())
+        return score
+
+    def assign(self, cells: torch.Tensor, score: torch.Tensor) -> torch.Tensor:
+        """Each point to its best codeword; a tie does not move it, and held points stay with their own."""
+        value, best = score.max(dim=1)
+        new = torch.where(value > score.gather(1, cells[:, None])[:, 0], best, cells)
+        new[self.held] = self.held_cells
+        return new
+
+    def fill(self, cells: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """Give every empty cell the point that gains most by leaving its own; none is robbed of its last point."""
+        counts = torch.bincount(cells, minlength=self.k)
+        empty = (counts == 0).nonzero().flatten().tolist()
+        if not empty:
+            return cells
+        gains = self.weights * (self.costs(cells, state) - (self.norms - state[1]).square())
+        gains[self.held] = -torch.inf
+        cells, counts = cells.clone(), counts.tolist()
+        candidates = iter(gains.argsort(descending=True, stable=True).tolist())
+        for cell in empty:
+            point = next(point for point in candidates if counts[cells[point]] > 1)
+            counts[cells[point]] -= 1
+            counts[cell] += 1
+            cells[point] = cell
         return cells
-    cells = cells.clone()
-    order = gains.argsort(descending=True, stable=True).tolist()
-    position = 0
-    for cell in empty:
-        while counts[cells[order[position]]] < 2:
-            position += 1
-        point = order[position]
-        counts[cells[point]] -= 1
-        counts[cell] += 1
-        cells[point] = cell
-        position += 1
-    return cells
 
+    def descend(self, cells: torch.Tensor, iterations: int) -> tuple:
+        """(cells, state, costs, history) after at most `iterations` of assign, fill, update."""
+        state = self.update(cells)
+        costs = self.costs(cells, state)
+        history = [self.mean_cost(costs)]
+        for _ in range(iterations):
+            new = self.fill(self.assign(cells, self.scores(state)), state)
+            if torch.equal(new, cells):
+                break
+            cells, state = new, self.update(new)
+            costs = self.costs(cells, state)
+            history.append(self.mean_cost(costs))
+        return cells, state, costs, history
 
-def _update(
-    z: torch.Tensor, weights: torch.Tensor, times: torch.Tensor, cells: torch.Tensor, k: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The exact best directions, radius and cell times for given cells."""
-    total = weights.sum()
-    sums = torch.zeros(k, z.shape[1], device=z.device, dtype=z.dtype)
-    sums.index_add_(0, cells, weights[:, None] * z)
-    mass = torch.zeros(k, device=z.device, dtype=z.dtype).index_add_(0, cells, weights)
-    moment = torch.zeros(k, device=z.device, dtype=z.dtype).index_add_(0, cells, weights * times)
-    lengths = sums.norm(dim=1)
-    fallback = torch.zeros_like(sums)
-    fallback[:, 0] = 1.0
-    directions = torch.where(lengths[:, None] > 0, sums / lengths[:, None].clamp(min=1e-30), fallback)
-    return directions, lengths.sum() / total, moment / mass.clamp(min=1e-30)
+    def relocated(self, cells: torch.Tensor, state: tuple, moves: int) -> torch.Tensor | None:
+        """Cells after the `moves` least useful codewords have gone to the cells that gain most by a cut in time.
+
+        What a codeword is worth is what its points would lose with the next best one; what a cell gains by the best
+        cut comes from running sums. None when no move promises a lower cost.
+        """
+        score, fixed = self.scores(state), len(self.held)
+        own = score.gather(1, cells[:, None])[:, 0]
+        second, heir = score.scatter(1, cells[:, None], -torch.inf).max(dim=1)
+        worth = torch.zeros(self.k, device=cells.device, dtype=score.dtype)
+        worth.index_add_(0, cells, self.weights * (own - second))
+        worth[:fixed] = torch.inf
+
+        order = cells.argsort(stable=True)
+        sorted_cells, w = cells[order], self.weights[order]
+        counts = torch.bincount(cells, minlength=self.k)
+        first = counts.cumsum(0) - counts
+        # Columns: the directions' sums, then mass, time and squared time, all from the start of each cell.
+        t = self.times[order] - state[2][sorted_cells]
+        columns = torch.cat([self.z[order], torch.ones_like(w)[:, None], t[:, None]], dim=1) * w[:, None]
+        running = columns.cumsum(0)
+        running = running - (running[first] - columns[first])[sorted_cells]
+        rest = running[first + counts - 1][sorted_cells] - running
+        gain = running[:, :-2].norm(dim=1) + rest[:, :-2].norm(dim=1)
+        gain = 2 * state[1] * (gain - (state[0][sorted_cells] * (running + rest)[:, :-2]).sum(1))
+        for part in (running, rest):
+            gain += self.time_weight * part[:, -1].square() / part[:, -2].clamp(min=1e-30)
+        gain[sorted_cells < fixed] = -torch.inf
+        gain[first + counts - 1] = -torch.inf
+
+        best = torch.full_like(worth, -torch.inf).scatter_reduce(0, sorted_cells, gain, "amax")
+        donors = worth.argsort(stable=True)[:moves].tolist()
+        receivers = [cell for cell in best.argsort(descending=True, stable=True).tolist() if cell not in donors]
+        new, done = cells, False
+        for donor, receiver in zip(donors, receivers[:moves], strict=False):
+            if not best[receiver] > worth[donor]:
+                break
+            start, stop = int(first[receiver]), int(first[receiver] + counts[receiver])
+            cut = start + int(gain[start:stop].argmax())
+            new = torch.where(new == donor, heir, new)
+            new[order[cut + 1 : stop]] = donor
+            done = True
+        if not done:
+            return None
+        new[self.held] = self.held_cells
+        return new
 
 
 def shell_lbg(
@@ -98,15 +191,17 @@ def shell_lbg(
     start: torch.Tensor | None = None,
     iterations: int = 8,
     held: torch.Tensor | None = None,
+    relocations: int = 0,
 ) -> ShellCodebook:
     """Linde-Buzo-Gray iteration with all codewords on one shell whose radius is always the closed-form optimum.
 
     One iteration: assign (one matrix product), give empty cells the point that gains most, then
     S_i = sum of w z over cell i, u_i = S_i/|S_i|, rho = Σ|S_i| / Σ w, m_i the cell's mean time. Each block is exact,
-    so the weighted mean cost never rises.
+    so the weighted mean cost never rises. LBG stops at the nearest local optimum: a relocation takes the codewords
+    that are worth least to the cells that gain most by a cut, and is kept only where the cost has fallen.
 
     Args:
-        z (`torch.Tensor` of shape `(T, p)`): whitened points, T >= k.
+        z (`torch.Tensor` of shape `(T, p)`): whitened points, T >= k, in time order.
         k (`int`): codewords.
         weights (`torch.Tensor` of shape `(T,)`, *optional*): >= 0; zero-weight points belong to a cell but form none.
         times (`torch.Tensor` of shape `(T,)`, *optional*): in any unit; used when `time_weight` > 0.
@@ -115,6 +210,7 @@ def shell_lbg(
         iterations (`int`): at most; it stops early once no point changes its cell.
         held (`torch.Tensor` of shape `(h,)`, *optional*): points that are representatives already. Codewords
             0..h-1 of the k stand for them: their direction and time are the point's own and do not move.
+        relocations (`int`): rounds of relocation tried at most, each followed by two iterations.
 
     Returns:
         `ShellCodebook`, float32 (or float64 when `z` is).
@@ -127,55 +223,25 @@ def shell_lbg(
         weights = torch.ones(count, device=z.device, dtype=z.dtype) if weights is None else weights.to(z.dtype)
         if times is None:
             times, time_weight = torch.zeros(count, device=z.device, dtype=z.dtype), 0.0
-        times = times.to(z.dtype)
-        fixed = 0 if held is None else len(held)
+        lbg = _Lbg(z, k, weights, times.to(z.dtype), time_weight, held)
         cells = temporal_net(weights, k) if start is None else start.clone()
-        norms = z.norm(dim=1)
-        if fixed:
-            held_directions = torch.nn.functional.normalize(z[held], dim=1)
-            held_cells = torch.arange(fixed, device=z.device)
-            cells[held] = held_cells
-
-        def fill(cells: torch.Tensor, costs: torch.Tensor, radius: torch.Tensor | float) -> torch.Tensor:
-            gains = costs - (norms - radius).square()
-            if fixed:
-                gains[held] = -torch.inf
-            return _fill_empty_cells(cells, gains, k)
-
-        def update(cells: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-            directions, radius, centres = _update(z, weights, times, cells, k)
-            if fixed:
-                directions[:fixed], centres[:fixed] = held_directions, times[held]
-                radius = (weights * (z * directions[cells]).sum(1)).sum() / weights.sum()
-            return directions, radius.clamp(min=0.0), centres
-
-        def cost_of(cells, directions, radius, centres):
-            along = (z * directions[cells]).sum(1)
-            lag = (times - centres[cells]).square()
-            return norms.square() - 2 * radius * along + radius.square() + time_weight * lag
-
-        cells = fill(cells, norms.square(), 0.0)
-        state = update(cells)
-        costs = cost_of(cells, *state)
-        history = [(weights * costs).sum() / weights.sum()]
-        for _ in range(iterations):
-            directions, radius, centres = state
-            score = (2 * radius * z) @ directions.T
-            if time_weight > 0:
-                score += time_weight * (2 * times[:, None] * centres - centres.square())
-            best = score.argmax(dim=1)
-            # A tie must not move a point: keep the old cell unless the new one is strictly better.
-            old = cells[:, None]
-            better = score.gather(1, best[:, None]) > score.gather(1, old)
-            new = torch.where(better[:, 0], best, cells)
-            if fixed:
-                new[held] = held_cells
-            new = fill(new, cost_of(new, *state), radius)
-            if torch.equal(new, cells):
+        cells[lbg.held] = lbg.held_cells
+        zero = torch.zeros((), device=z.device, dtype=z.dtype)
+        origin = (torch.zeros(k, z.shape[1], device=z.device, dtype=z.dtype), zero, zero.expand(k))
+        cells, state, costs, history = lbg.descend(lbg.fill(cells, origin), iterations)
+        moves = max(1, k // 8)
+        for _ in range(relocations if k > 1 else 0):
+            moved = lbg.relocated(cells, state, moves)
+            if moved is None:
                 break
-            cells, state = new, update(new)
-            costs = cost_of(cells, *state)
-            history.append((weights * costs).sum() / weights.sum())
+            attempt = lbg.descend(lbg.fill(moved, state), 2)
+            if attempt[3][-1] < history[-1]:
+                cells, state, costs = attempt[:3]
+                history.append(attempt[3][-1])
+            elif moves == 1:
+                break
+            else:
+                moves = max(1, moves // 4)
         return ShellCodebook(*state, cells, costs, torch.stack(history))
 
 

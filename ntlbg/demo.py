@@ -39,9 +39,7 @@ def run_demo(answerer: VideoAnswerer, seed: int, out: Path) -> float:
     start = time.perf_counter()
     spec, questions = make_demo_video(seed, video)
     rendering = time.perf_counter() - start
-    print(
-        f"rendered {spec.duration // 60} minutes of video with {len(spec.events)} events in {rendering:.1f} s: {video}\n"
-    )
+    print(f"rendered {spec.duration // 60} minutes with {len(spec.events)} events in {rendering:.1f} s: {video}\n")
 
     answers, opened = ask_all(answerer, video, questions)
     rows = []

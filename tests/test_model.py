@@ -451,7 +451,9 @@ def test_a_half_precision_base_keeps_the_selector_in_full_precision(model, proce
     model.save_pretrained(tmp_path)
     half = NTLBGForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
     assert half.vlm.lm_head.weight.dtype == torch.bfloat16
-    assert half.selector.key[0].weight.dtype == half.rich_points.gate.dtype == torch.float32
+    assert (
+        half.selector.key[0].weight.dtype == half.rich_points.gate.dtype == half.expected_mean.dtype == torch.float32
+    )
     inputs = base_inputs(processor)
     assert torch.equal(half(**inputs, num_representatives=8).logits, half.vlm(**inputs).logits)
     assert np.isfinite(half(**inputs, num_representatives=3).logits.float().numpy()).all()

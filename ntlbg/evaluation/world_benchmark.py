@@ -62,8 +62,7 @@ def answers_of_video(model, processor, path, questions, k: int) -> dict[str, lis
     )
     inputs.pop("pixel_values_videos")
     features_per_row = [features] * len(rows)
-    slots = model._query_slots(inputs["query_input_ids"], inputs["query_attention_mask"])
-    logits = model.selector.relevance(features.tokens[None].expand(len(rows), -1, -1, -1), slots)
+    logits = model.relevance_logits(features, inputs["query_input_ids"], inputs["query_attention_mask"])
     results = {}
     for selector in SELECTORS:
         choice = {"num_representatives": k}
