@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from ntlbg.modeling_ntlbg.strata_ntlbg import STRATA, select_representatives
 from ntlbg.processors.video_decoding_ntlbg import VideoLimits, decode_candidates, decode_frames
@@ -33,6 +34,7 @@ class FrameSelector:
         device: where the encoder runs; a GPU if there is one, else the CPU.
         batch_size: frames per step of the encoder.
         limits: what a video may cost, see `VideoLimits`.
+        progress: show a bar while the encoder runs.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class FrameSelector:
         device: str | torch.device | None = None,
         batch_size: int = 32,
         limits: VideoLimits | None = None,
+        progress: bool = False,
     ):
         if candidate_fps <= 0:
             raise ValueError(f"candidate_fps is positive, got {candidate_fps}")
@@ -58,12 +61,14 @@ class FrameSelector:
         self.max_candidates = max_candidates
         self.batch_size = batch_size
         self.limits = limits or VideoLimits()
+        self.progress = progress
 
-    def encode(self, video: Any) -> CandidateFeatures:
+    def encode(self, video: Any, *, source_fps: float | None = None) -> CandidateFeatures:
         """Look at the candidates of one video once; hand the result to `select` as often as there are questions.
 
         Args:
             video: path, binary file object, bytes, array (N, H, W, 3), or list of frames.
+            source_fps: rate of frames in memory; unknown, they are all candidates, timed at 24 per second.
 
         Raises:
             VideoError: the video cannot be read or exceeds the limits.
@@ -74,12 +79,13 @@ class FrameSelector:
             candidate_fps=self.candidate_fps,
             max_candidates=self.max_candidates,
             max_side=side,
+            source_fps=source_fps,
             limits=self.limits,
         )
         if self.encoder is None:
             descriptors = describe_frames(candidates.frames)
         else:
-            descriptors = self.encoder.encode_images(candidates.frames, self.batch_size)
+            descriptors = self.encoder.encode_images(candidates.frames, self.batch_size, self.progress)
         return CandidateFeatures(
             descriptors=descriptors,
             candidate_indices=candidates.indices,
@@ -93,6 +99,7 @@ class FrameSelector:
             name=candidates.name,
             warnings=list(candidates.warnings),
             source=video,
+            source_fps=source_fps,
         )
 
     def select(
@@ -141,7 +148,10 @@ class FrameSelector:
             if lost:
                 warnings.append(f"The encoder reads a part of the query only: its last {lost} tokens were cut off.")
         if len(features.candidate_indices) < k:
-            warnings.append(f"{k} frames were asked for, the video has {len(features.candidate_indices)} candidates.")
+            warnings.append(
+                f"{k} frames were asked for, but there are {len(features.candidate_indices)} candidates; a higher "
+                "candidate_fps gives more."
+            )
         chosen = select_representatives(features.descriptors, k, relevance=relevance)
         positions = _numpy(chosen.indices, np.int64)
         strata = [STRATA[int(stratum)] for stratum in chosen.strata]
@@ -157,7 +167,11 @@ class FrameSelector:
                     "the features do not know their video: pass it to CandidateFeatures.load(path, source=video), or "
                     "ask for indices only with with_frames=False"
                 )
-            frames = decode_frames(features.source, indices, max_side=max_side, limits=self.limits).frames
+            decoded = decode_frames(
+                features.source, indices, max_side=max_side, source_fps=features.source_fps, limits=self.limits
+            )
+            frames = _bounded(decoded.frames, max_side)
+            warnings += [warning for warning in decoded.warnings if warning not in warnings]
         return FrameSelection(
             indices=indices,
             seconds=features.candidate_seconds[positions],
@@ -194,6 +208,7 @@ def select_frames(
     device: str | torch.device | None = None,
     max_side: int | None = None,
     batch_size: int = 32,
+    source_fps: float | None = None,
 ) -> FrameSelection:
     """Choose the k frames that represent a video for a question; training-free, in one line.
 
@@ -208,6 +223,7 @@ def select_frames(
             weight-free descriptor if not.
         candidate_fps, max_candidates, device, batch_size: see `FrameSelector`.
         max_side: longest side in pixels of the returned frames; their full size if None.
+        source_fps: rate of frames in memory; unknown, they are all candidates, timed at 24 per second.
 
     Returns:
         `FrameSelection`: indices, seconds, weights, strata, frames and the curves behind them.
@@ -221,7 +237,16 @@ def select_frames(
     selector = FrameSelector(
         encoder, candidate_fps=candidate_fps, max_candidates=max_candidates, device=device, batch_size=batch_size
     )
-    return selector.select(video, query, k, max_side=max_side)
+    return selector.select(selector.encode(video, source_fps=source_fps), query, k, max_side=max_side)
+
+
+def _bounded(frames: np.ndarray, max_side: int | None) -> np.ndarray:
+    # Files are scaled while decoding; frames that were in memory come at the size they have.
+    if max_side is None or max(frames.shape[1:3]) <= max_side:
+        return frames
+    scale = max_side / max(frames.shape[1:3])
+    size = (max(round(frames.shape[2] * scale), 1), max(round(frames.shape[1] * scale), 1))
+    return np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR)) for frame in frames])
 
 
 def _numpy(values: torch.Tensor, dtype: type) -> np.ndarray:

@@ -5,11 +5,15 @@ Shapes: N frames, d embedding width. Embeddings are float32 on the CPU and not n
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 from transformers import AutoModel, AutoProcessor
+
+from ntlbg.errors import InputError
 
 
 DEFAULT_ENCODER = "google/siglip2-base-patch16-224"
@@ -19,7 +23,7 @@ DEFAULT_ENCODER = "google/siglip2-base-patch16-224"
 PADDED_TO_FULL_LENGTH = {"siglip", "siglip2"}
 
 
-class EncoderError(ValueError):
+class EncoderError(InputError):
     """An encoder cannot be had or is not a dual encoder; one sentence: what is wrong, what came, how to fix it."""
 
 
@@ -61,23 +65,28 @@ class DualEncoder:
         except (OSError, ValueError, KeyError) as error:
             # transformers reports an unreachable Hub, a wrong name and an incomplete folder as OSError, an unknown
             # architecture as ValueError or KeyError. Falling back to no query would answer another question.
-            reason = " ".join(str(error).split())[:200]
             raise EncoderError(
-                f"the encoder {name!r} cannot be loaded ({reason}): give a local folder or a cached name with "
-                "encoder= (--encoder PATH), go online, or drop the query to choose without one"
+                f"the encoder {name!r} cannot be loaded ({reason_of(error, name)}): give a local folder or a cached "
+                "name with encoder= (--encoder PATH), go online, or drop the query to choose without one"
             ) from error
         return cls(model.to(device), processor, str(name))
 
     @property
     def input_side(self) -> int:
-        """Side in pixels of the pictures the image tower looks at."""
-        return int(self.model.config.vision_config.image_size)
+        """Side in pixels of the pictures the image tower looks at; larger ones are scaled down by the processor."""
+        vision = self.model.config.vision_config.to_dict()
+        if "image_size" in vision:
+            size = vision["image_size"]
+            return int(max(size) if isinstance(size, list | tuple) else size)
+        # SigLIP 2 (NaFlex) keeps the aspect ratio within a budget of patches instead.
+        return round(vision["patch_size"] * vision["num_patches"] ** 0.5)
 
     @torch.inference_mode()
-    def encode_images(self, frames: np.ndarray, batch_size: int = 32) -> torch.Tensor:
+    def encode_images(self, frames: np.ndarray, batch_size: int = 32, progress: bool = False) -> torch.Tensor:
         """Embed frames, uint8 (N, H, W, 3) RGB, `batch_size` at a time -> (N, d)."""
         embedded = []
-        for start in range(0, len(frames), batch_size):
+        starts = range(0, len(frames), batch_size)
+        for start in tqdm(starts, desc="encode", unit="batch", delay=1.0, leave=False, disable=not progress):
             images = list(frames[start : start + batch_size])
             inputs = self.processor.image_processor(images, return_tensors="pt", input_data_format="channels_last")
             embedded.append(_embedding(self.model.get_image_features(**inputs.to(self.model.device))))
@@ -92,7 +101,7 @@ class DualEncoder:
         """
         tokenizer = self.processor.tokenizer
         text_config = self.model.config.get_text_config()
-        length = int(text_config.max_position_embeddings)
+        length = min(int(text_config.max_position_embeddings), tokenizer.model_max_length)
         full = len(tokenizer(text)["input_ids"])
         padding = "max_length" if self.model.config.model_type in PADDED_TO_FULL_LENGTH else True
         inputs = tokenizer([text], padding=padding, max_length=length, truncation=True, return_tensors="pt")
@@ -113,6 +122,13 @@ def relevance_to(descriptors: torch.Tensor, query: torch.Tensor) -> torch.Tensor
     normalised = torch.nn.functional.normalize(descriptors.float(), dim=-1)
     centred = normalised - normalised.mean(0, keepdim=True)
     return torch.nn.functional.normalize(centred, dim=-1) @ torch.nn.functional.normalize(query.float(), dim=-1)
+
+
+def reason_of(error: Exception, name: str) -> str:
+    """The first sentence of the error of loading `name`; transformers' go on for paragraphs."""
+    if len(Path(name).parts) != 2 and not Path(name).exists() and "/" in str(name):
+        return "there is no such folder"
+    return " ".join(str(error).split()).split(". ")[0].rstrip(".:")
 
 
 def _embedding(output: Any) -> torch.Tensor:

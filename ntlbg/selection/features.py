@@ -30,6 +30,7 @@ class CandidateFeatures:
         encoder: name of the dual encoder, or None for the weight-free descriptor.
         fps, total_num_frames, duration, height, width, name, warnings: of the source, see `CandidateFrames`.
         source: what was encoded, so that the chosen pictures can be read again; None after `load`, unless given there.
+        source_fps: rate of the source if it is frames in memory.
     """
 
     descriptors: torch.Tensor
@@ -44,6 +45,7 @@ class CandidateFeatures:
     name: str
     warnings: list[str] = field(default_factory=list)
     source: Any = None
+    source_fps: float | None = None
 
     def save(self, path: str | Path) -> Path:
         """Write everything but the pictures to one `.npz` file (no pickle inside)."""

@@ -1,0 +1,83 @@
+"""The `ntlbg` command: choose the frames of a video that stand for it, and answer questions from them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from ntlbg.cli_common import Parser, one_line
+from ntlbg.errors import InputError
+
+
+EPILOG = """\
+examples:
+  ntlbg select holiday.mp4 -k 16
+  ntlbg select holiday.mp4 "where do they park the car?" -k 8 --out frames/ --report holiday.html
+  ntlbg ask lecture.mkv "What is on the third slide?" "Who asks first?" --model ./my-ntlbg -k 32
+
+exit codes: 0 done, 2 bad input or usage (one sentence on the standard error), 130 interrupted
+"""
+
+
+def build_parser() -> Parser:
+    """The parser of all commands; importing it loads no model code, so `--help` is quick."""
+    from argparse import RawDescriptionHelpFormatter
+
+    from ntlbg import cli_ask, cli_select
+
+    parser = Parser(
+        prog="ntlbg",
+        description="Pick the k frames that stand for a long video and a question, and answer from those alone.",
+        epilog=EPILOG,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"ntlbg {version('ntlbg')}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
+    cli_select.add_command(commands)
+    cli_ask.add_command(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: arguments without the program's name; those of the process if None.
+
+    Returns:
+        0 done, 2 bad input, 130 interrupted. (argparse itself leaves with 2 on bad usage, with 0 after --help.)
+    """
+    args = build_parser().parse_args(argv)
+    try:
+        args.run(args)
+        sys.stdout.flush()
+    except InputError as error:
+        return _refuse(error)
+    except ValueError as error:
+        # The decoder travels with checkpoints, so its error cannot derive from ours.
+        from ntlbg.processors.video_source_ntlbg import VideoError
+
+        if not isinstance(error, VideoError):
+            raise
+        return _refuse(error)
+    except BrokenPipeError:
+        # The reader (`| head`) went away; point stdout nowhere so that the interpreter's last flush stays silent.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        return _refuse(error)
+    except KeyboardInterrupt:
+        print("ntlbg: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _refuse(error: Exception) -> int:
+    print(f"ntlbg: error: {one_line(error)}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""`ntlbg ask`: questions about a video, answered by a vision-language model from representative frames alone."""
+
+from __future__ import annotations
+
+import argparse
+from argparse import RawDescriptionHelpFormatter
+from typing import TYPE_CHECKING
+
+from ntlbg.cli_common import (
+    Stages,
+    UsageError,
+    add_common_options,
+    check_device,
+    check_outputs,
+    positive_int,
+    print_notes,
+    quiet_libraries,
+    table,
+    write_json,
+)
+
+
+if TYPE_CHECKING:
+    from ntlbg.selection.answering import Answer
+
+
+EPILOG = """\
+examples:
+  ntlbg ask lecture.mkv "What is on the third slide?" --model ./my-ntlbg -k 32
+  ntlbg ask trip.mp4 "Where do they eat?" "Who drives?" --model Qwen/Qwen2-VL-7B-Instruct --max-visual-tokens 8192
+  ntlbg ask trip.mp4 "Who drives?" --model ./some-vlm --encoder none --report trip.html
+
+The video is looked at once, however many questions there are. -k counts groups for NTLBG checkpoints and for plain
+Qwen2-VL, Qwen2.5-VL and Qwen3-VL (a group is two frames), and frames for any other model, which gets them as images.
+"""
+
+NO_MODEL = (
+    "ask needs --model: the embedded ntlbg-tiny knows only the procedural world it was trained on (`make demo`) and "
+    "nothing of real footage, so give a folder or a Hub name such as Qwen/Qwen2-VL-7B-Instruct"
+)
+
+
+def add_command(commands: argparse._SubParsersAction) -> None:
+    """Declare the command and its options."""
+    parser = commands.add_parser(
+        "ask",
+        help="answer questions about a video from its representatives",
+        description="Answer questions about a video from its representative frames alone, and show the evidence.",
+        epilog=EPILOG,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("video", metavar="VIDEO", help="a video file")
+    parser.add_argument("questions", metavar="QUESTION", nargs="+", help="one or more questions")
+    parser.add_argument("--model", metavar="NAME|DIR", help="an NTLBG checkpoint or another vision-language model")
+    amount = parser.add_mutually_exclusive_group()
+    amount.add_argument(
+        "-k", type=positive_int, help="number of representatives (default: the checkpoint's own, else 16)"
+    )
+    amount.add_argument("--max-visual-tokens", type=positive_int, metavar="N", help="as many as fit into N tokens")
+    parser.add_argument(
+        "--max-new-tokens", type=positive_int, default=128, metavar="N", help="longest answer (default: 128)"
+    )
+    parser.add_argument(
+        "--trust-remote-code", action="store_true", help="run the code that comes with a model from the Hub"
+    )
+    add_common_options(
+        parser,
+        encoder_help="dual encoder of transformers that judges frames for a model that is no NTLBG checkpoint (those "
+        "bring their own), Hub name or folder; `none`: choose without the question (default: "
+        "google/siglip2-base-patch16-224)",
+        defaults_of="the checkpoint's own, else ",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Look once, answer each question, print, write.
+
+    Raises:
+        UsageError, ModelError, VideoError, EncoderError: see their messages.
+    """
+    if args.model is None:
+        raise UsageError(NO_MODEL)
+    check_outputs(args)
+    check_device(args.device)
+    if not all(question.strip() for question in args.questions):
+        raise UsageError("a question is empty; ask something")
+    quiet_libraries()
+
+    from ntlbg.selection.answering import load_answerer
+
+    stages = Stages(2 + len(args.questions), args.quiet)
+    try:
+        with stages("load the model"):
+            answerer = load_answerer(
+                args.model,
+                encoder=args.encoder,
+                device=args.device,
+                trust_remote_code=args.trust_remote_code,
+                max_new_tokens=args.max_new_tokens,
+                candidate_fps=args.candidate_fps,
+                max_candidates=args.max_candidates,
+            )
+        with stages("look at the video"):
+            opened = answerer.open(args.video)
+        answers = []
+        for number, question in enumerate(args.questions, start=1):
+            with stages(f"question {number} of {len(args.questions)}"):
+                answers.append(opened.ask(question, args.k, args.max_visual_tokens))
+    finally:
+        stages.close()
+    _write(args, opened.candidates, answers, {"load the model": stages.timings["load the model"], **opened.timings})
+
+
+def describe(answer: Answer) -> str:
+    """One answer with its evidence as a table."""
+    from ntlbg.report.evidence import Evidence, clock
+
+    evidence = Evidence.of(answer.selection)
+    groups = "1 group" if answer.num_groups == 1 else f"{answer.num_groups} groups"
+    frames = "1 frame" if answer.num_frames == 1 else f"{answer.num_frames} frames"
+    rows = [
+        (str(rank), clock(float(second), tenths=True), f"{second:.3f}", stratum, f"{weight:.1%}")
+        for rank, (second, stratum, weight) in enumerate(
+            zip(evidence.seconds, evidence.strata, evidence.weights, strict=True), start=1
+        )
+    ]
+    return (
+        f"{answer.question}\n{answer.text}\n\n"
+        f"from {groups} = {frames}, of {len(evidence.candidate_seconds)} candidate {evidence.unit}s\n"
+        + table(("rank", "time", "seconds", "stratum", "weight"), rows)
+    )
+
+
+def _write(args: argparse.Namespace, candidates, answers: list[Answer], timings: dict[str, float]) -> None:
+    if args.json is not None:
+        content = {
+            "video": candidates.name,
+            "model": args.model,
+            "warnings": list(candidates.warnings),
+            "timings": timings,
+            "answers": [answer.to_dict() for answer in answers],
+        }
+        write_json(args.json, content)
+    if args.json != "-":
+        print("\n\n".join(describe(answer) for answer in answers))
+    if args.report is not None:
+        from ntlbg.report import ReportQuestion, VideoFacts, write_report
+
+        questions = [
+            ReportQuestion(
+                question=answer.question,
+                selection=answer.selection,
+                frames=answer.frames,
+                answer=answer.text,
+                # Loading and looking happen once; the first question's table shows them.
+                timings=(timings if number == 0 else {}) | answer.timings,
+            )
+            for number, answer in enumerate(answers)
+        ]
+        paths = write_report(
+            args.report,
+            video=VideoFacts.of(candidates),
+            questions=questions,
+            command=f"ntlbg ask --model {args.model}",
+        )
+        if args.json != "-":
+            print("\n" + "\n".join(f"wrote {path}" for path in paths))
+    notes = [*candidates.warnings, *(note for answer in answers for note in answer.notes)]
+    print_notes(list(dict.fromkeys(notes)))

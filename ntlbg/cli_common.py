@@ -1,0 +1,196 @@
+"""What the commands share: one-sentence errors, options, outputs, progress and tables."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+from tqdm import tqdm
+
+from ntlbg.errors import InputError
+
+
+# Seconds of work before a bar appears: at once for someone who watches, late in a log file.
+DELAY_TERMINAL, DELAY_LOG = 0.5, 20.0
+
+DEFAULT_FPS, DEFAULT_CANDIDATES = 2.0, 768
+
+
+class UsageError(InputError):
+    """Arguments that cannot be followed."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with errors of one sentence, so that scripts and people read the same line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"ntlbg: error: {one_line(message)}; see `{self.prog} --help`\n")
+
+
+def one_line(text: object) -> str:
+    """A message without line breaks or a final full stop."""
+    return " ".join(str(text).split()).rstrip(".")
+
+
+def positive_int(text: str) -> int:
+    """argparse type: a whole number of at least 1."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"a whole number of at least 1 is expected, got {text!r}")
+    return number
+
+
+def positive_float(text: str) -> float:
+    """argparse type: a finite number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"a number above 0 is expected, got {text!r}")
+    return number
+
+
+def add_common_options(parser: argparse.ArgumentParser, *, encoder_help: str, defaults_of: str = "") -> None:
+    """Options of every command that looks at a video.
+
+    Args:
+        encoder_help: what --encoder does in this command.
+        defaults_of: whose defaults go before ours, for the help.
+    """
+    look = parser.add_argument_group("which frames are looked at")
+    look.add_argument("--encoder", metavar="NAME|DIR", help=encoder_help)
+    look.add_argument(
+        "--candidate-fps",
+        type=positive_float,
+        metavar="F",
+        help=f"candidate frames per second (default: {defaults_of}{DEFAULT_FPS:g})",
+    )
+    look.add_argument(
+        "--max-candidates",
+        type=positive_int,
+        metavar="N",
+        help=f"at most so many; a longer video gets a wider grid (default: {defaults_of}{DEFAULT_CANDIDATES})",
+    )
+    look.add_argument("--device", help="where the models run: cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
+    out = parser.add_argument_group("output")
+    out.add_argument("--json", metavar="FILE|-", help="write the result as JSON; - prints it instead of the table")
+    out.add_argument(
+        "--report", metavar="FILE.html", help="write a self-contained HTML report, and its JSON beside it"
+    )
+    out.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def quiet_libraries() -> None:
+    """Keep the loading bars, retries and hints of other libraries off the standard error: it is ours alone."""
+    from huggingface_hub.utils import logging as hub_logging
+    from transformers.utils import logging as transformers_logging
+
+    hub_logging.set_verbosity_error()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+
+
+def check_outputs(args: argparse.Namespace) -> None:
+    """Refuse unwritable outputs before any work is done.
+
+    Raises:
+        UsageError: a folder is missing, a name has the wrong suffix, or a folder stands where a file shall go.
+    """
+    if args.report is not None and Path(args.report).suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"--report writes an HTML page, got {args.report!r}; give a name that ends in .html")
+    for option, value in (("--json", args.json), ("--report", args.report)):
+        if value is None or value == "-":
+            continue
+        path = Path(value)
+        if path.is_dir():
+            raise UsageError(f"{option} names the folder {value!r}; give a file")
+        if not path.parent.is_dir():
+            raise UsageError(f"{option} {value!r} lies in a folder that does not exist; create {str(path.parent)!r}")
+    both = args.json not in (None, "-") and args.report is not None
+    if both and Path(args.json).resolve() == Path(args.report).with_suffix(".json").resolve():
+        raise UsageError(f"--json {args.json!r} is the file the report writes beside itself; choose another name")
+
+
+def check_device(name: str | None) -> None:
+    """Refuse a device that is not there before anything is loaded.
+
+    Raises:
+        UsageError: torch does not know it or it is absent.
+    """
+    if name is None:
+        return
+    import torch
+
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"--device {name!r} is no device; give cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"--device {name!r} is not there: {torch.cuda.device_count()} GPUs are visible; use cpu")
+
+
+def write_json(target: str, content: dict) -> None:
+    """Write JSON to a file, or to the standard output for `-`."""
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    if target == "-":
+        print(text)
+    else:
+        Path(target).write_text(text + "\n", encoding="utf-8")
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns aligned to the right, except names (strata) to the left."""
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    left = [head[column] == "stratum" for column in range(len(head))]
+    lines = []
+    for row in [head, *rows]:
+        cells = [
+            cell.ljust(width) if is_left else cell.rjust(width)
+            for cell, width, is_left in zip(row, widths, left, strict=True)
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def print_notes(notes: Sequence[str]) -> None:
+    """What the reader should know of a result, on the standard error, one line each."""
+    for note in notes:
+        print(f"ntlbg: note: {' '.join(note.split())}", file=sys.stderr)
+
+
+class Stages:
+    """Runs the stages of a command under a progress bar and keeps the seconds each took."""
+
+    def __init__(self, total: int, quiet: bool):
+        self.timings: dict[str, float] = {}
+        delay = DELAY_TERMINAL if sys.stderr.isatty() else DELAY_LOG
+        self.bar = tqdm(
+            total=total,
+            disable=quiet,
+            delay=delay,
+            leave=False,
+            file=sys.stderr,
+            bar_format="{desc} {bar} {n_fmt}/{total_fmt} [{elapsed}]",
+        )
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        self.bar.set_description(name)
+        start = time.perf_counter()
+        yield
+        self.timings[name] = time.perf_counter() - start
+        self.bar.update()
+
+    def close(self) -> None:
+        """Take the bar away, whatever happened."""
+        self.bar.close()

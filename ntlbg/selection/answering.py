@@ -1,0 +1,371 @@
+"""Many questions to one video: look once, choose per question, let a language model answer from what was chosen.
+
+`VideoAnswerer` drives NTLBG checkpoints and plain bases of the families that NTLBG knows (k counts groups);
+`ImageAnswerer` drives any other vision-language model of transformers through its images (k counts frames).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig
+
+from ntlbg.auto import register
+from ntlbg.configuration.configuration_ntlbg import SUPPORTED_BASES
+from ntlbg.errors import InputError
+from ntlbg.modeling_ntlbg.modeling_ntlbg import NTLBGForConditionalGeneration
+from ntlbg.modeling_ntlbg.selection_ntlbg import Selection
+from ntlbg.processors.processing_ntlbg import NTLBGProcessor
+from ntlbg.processors.video_source_ntlbg import CandidateFrames
+from ntlbg.selection.api import FrameSelector
+from ntlbg.selection.encoders import DEFAULT_ENCODER, reason_of
+from ntlbg.selection.features import CandidateFeatures, FrameSelection
+
+
+# Pixels of a frame that is handed to a model as an image: what most VLMs scale down to anyway.
+IMAGE_SIDE = 1280
+
+
+class ModelError(InputError):
+    """A model cannot be had or cannot do what is asked; one sentence: what is wrong, what came, how to fix it."""
+
+
+@dataclass
+class Answer:
+    """One answer with the evidence it was given from.
+
+    Args:
+        question: as asked.
+        text: the model's answer.
+        selection: the groups (`Selection`) or frames (`FrameSelection`) it was given from.
+        frames: one picture per representative, uint8 (H, W, 3), its first one where groups were chosen.
+        num_frames: pictures the model saw (a group holds `temporal_patch_size` of them).
+        timings: seconds per stage.
+    """
+
+    question: str
+    text: str
+    selection: Selection | FrameSelection
+    frames: list[np.ndarray]
+    num_frames: int
+    timings: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def num_groups(self) -> int:
+        """Groups in time the model saw."""
+        return len(self.frames)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the reader should know of the choice."""
+        return list(self.selection.warnings if isinstance(self.selection, FrameSelection) else self.selection.notes)
+
+    def to_dict(self) -> dict:
+        """Everything but the pictures, ready for JSON."""
+        return {
+            "question": self.question,
+            "answer": self.text,
+            "num_groups": self.num_groups,
+            "num_frames": self.num_frames,
+            "timings": self.timings,
+            "selection": self.selection.to_dict(),
+        }
+
+
+class VideoAnswerer:
+    """An NTLBG model with its processor.
+
+    Without a scorer the vision tower encodes all groups once per video and each question chooses among them (one
+    look). With a scorer it sees only what the scorer chose, at full size (two looks).
+
+    Args:
+        model: in evaluation mode.
+        processor: its processor.
+        max_new_tokens: longest answer.
+        candidate_fps, max_candidates: the processor's own if None.
+    """
+
+    def __init__(
+        self,
+        model: NTLBGForConditionalGeneration,
+        processor: NTLBGProcessor,
+        *,
+        max_new_tokens: int = 128,
+        candidate_fps: float | None = None,
+        max_candidates: int | None = None,
+    ):
+        self.model = model.eval()
+        self.processor = processor
+        self.max_new_tokens = max_new_tokens
+        sampling = {"candidate_fps": candidate_fps, "max_candidates": max_candidates}
+        self.sampling = {name: value for name, value in sampling.items() if value is not None}
+
+    @property
+    def two_looks(self) -> bool:
+        """Whether a scorer makes the first look."""
+        return self.model.scorer is not None
+
+    def open(self, video: Any) -> OpenVideo:
+        """Decode the candidates and, without a scorer, encode them; ask the result as often as needed.
+
+        Raises:
+            VideoError: the video cannot be read.
+        """
+        timings: dict[str, float] = {}
+        with _timed(timings, "decode candidates"):
+            # The scorer looks at small pictures; the large ones are read again for the chosen groups alone.
+            side = {"max_side": 448} if self.two_looks else {}
+            candidates = self.processor.video_processor.fetch(video, **side, **self.sampling)[0]
+        features = None
+        if not self.two_looks:
+            inputs = self._inputs(candidates, "")
+            with _timed(timings, "encode candidates"), torch.no_grad():
+                features = self.model.encode_video(**inputs)
+        return OpenVideo(self, video, candidates, features, timings)
+
+    # The two methods below hold every call of the model and of its processor's tensors.
+
+    def _inputs(self, video: Any, question: str, selection: Selection | None = None) -> dict:
+        messages = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": question}]}]
+        inputs = self.processor(
+            messages, videos=[video], query=question, selection=selection, add_generation_prompt=True
+        )
+        return dict(inputs.to(self.model.device))
+
+    @torch.no_grad()
+    def _generate(
+        self, opened: OpenVideo, question: str, k: int | None, budget: int | None, timings: dict[str, float]
+    ) -> tuple[str, Selection]:
+        if self.two_looks:
+            with _timed(timings, "choose"):
+                look = self.processor.first_look(opened.candidates, question).to(self.model.device)
+                if budget is not None:
+                    k = self._groups_within(opened.candidates, budget)
+                selection = self.model.select(**look, num_representatives=k)
+            with _timed(timings, "read the chosen"):
+                inputs = self._inputs(opened.source, question, selection)
+            inputs["selection"] = [selection]
+        else:
+            with _timed(timings, "prepare the prompt"):
+                inputs = self._inputs(opened.candidates, question)
+                inputs.pop("pixel_values_videos")
+                inputs["video_features"] = opened.features
+                grid = inputs["video_grid_thw"][0]
+                try:
+                    inputs["num_representatives"] = self.model.representatives_for(grid, k, budget)
+                except ValueError as error:
+                    raise ModelError(str(error)) from error
+        with _timed(timings, "answer"):
+            output = self.model.generate(
+                **inputs, return_selection=True, max_new_tokens=self.max_new_tokens, do_sample=False
+            )
+        new = output.sequences[0, inputs["input_ids"].shape[1] :]
+        text = self.processor.tokenizer.decode(new, skip_special_tokens=True).strip()
+        return text, output.selections[0]
+
+    def _groups_within(self, candidates: CandidateFrames, budget: int) -> int:
+        """How many groups of this video's full-size pictures fit into `budget` visual tokens."""
+        video_processor = self.processor.video_processor
+        patches = video_processor.get_num_of_video_patches(len(candidates), candidates.height, candidates.width)
+        per_group = patches // video_processor.num_groups(len(candidates)) // video_processor.merge_size**2
+        if budget < per_group:
+            raise ModelError(
+                f"the budget of {budget} visual tokens is below one group of this video, {per_group}; raise "
+                "--max-visual-tokens or give -k"
+            )
+        return budget // per_group
+
+
+@dataclass
+class OpenVideo:
+    """A video that was decoded (and encoded) for one answerer; see `VideoAnswerer.open`."""
+
+    answerer: VideoAnswerer
+    source: Any
+    candidates: CandidateFrames
+    features: list | None
+    timings: dict[str, float]
+
+    def ask(self, question: str, k: int | None = None, max_visual_tokens: int | None = None) -> Answer:
+        """Choose k groups for the question (or as many as fit the budget; else the checkpoint's own) and answer.
+
+        Raises:
+            ModelError: the budget is below one group.
+        """
+        _check_question(question)
+        timings: dict[str, float] = {}
+        text, selection = self.answerer._generate(self, question, k, max_visual_tokens, timings)
+        pictures = torch.as_tensor(self.candidates.indices)
+        selection = replace(selection.to("cpu"), query=question, frames_indices=pictures)
+        shown = selection.candidate_indices
+        firsts = shown[:: selection.temporal_patch_size]
+        return Answer(
+            question=question,
+            text=text,
+            selection=selection,
+            frames=[self.candidates.frames[int(position)] for position in firsts],
+            num_frames=len(set(shown.tolist())),
+            timings=timings,
+        )
+
+
+class ImageAnswerer:
+    """Any vision-language model of transformers that takes several images, behind a `FrameSelector`.
+
+    Args:
+        model, processor: of transformers, with a chat template.
+        selector: chooses the frames; its encoder may be None, then they stand for the video as a whole.
+        max_new_tokens: longest answer.
+    """
+
+    def __init__(self, model: Any, processor: Any, selector: FrameSelector, *, max_new_tokens: int = 128):
+        self.model = model.eval()
+        self.processor = processor
+        self.selector = selector
+        self.max_new_tokens = max_new_tokens
+
+    def open(self, video: Any) -> OpenImages:
+        """Look at the candidates once; ask the result as often as needed.
+
+        Raises:
+            VideoError: the video cannot be read.
+        """
+        timings: dict[str, float] = {}
+        with _timed(timings, "look at the candidates"):
+            features = self.selector.encode(video)
+        return OpenImages(self, features, timings)
+
+    @torch.no_grad()
+    def _generate(self, selection: FrameSelection, question: str) -> str:
+        inputs = self.processor.apply_chat_template(
+            selection.messages(question),
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            add_generation_prompt=True,
+        ).to(self.model.device, self.model.dtype)
+        output = self.model.generate(**inputs, max_new_tokens=self.max_new_tokens, do_sample=False)
+        return self.processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+
+
+@dataclass
+class OpenImages:
+    """A video that was looked at for one answerer; see `ImageAnswerer.open`."""
+
+    answerer: ImageAnswerer
+    candidates: CandidateFeatures
+    timings: dict[str, float]
+
+    def ask(self, question: str, k: int | None = None, max_visual_tokens: int | None = None) -> Answer:
+        """Choose k frames (16 if None) for the question and answer from them as images.
+
+        Raises:
+            ModelError: a token budget was given; only NTLBG models know how many tokens a frame takes.
+        """
+        _check_question(question)
+        if max_visual_tokens is not None:
+            raise ModelError(
+                "a budget of visual tokens needs an NTLBG model or one of its bases "
+                f"({', '.join(SUPPORTED_BASES)}); give -k instead of --max-visual-tokens"
+            )
+        selector = self.answerer.selector
+        timings: dict[str, float] = {}
+        with _timed(timings, "choose and read the frames"):
+            query = None if selector.encoder is None else question
+            selection = selector.select(self.candidates, query, 16 if k is None else k, max_side=IMAGE_SIDE)
+            if query is None:
+                selection.warnings.append("The question was not used to choose the frames: there is no encoder.")
+        with _timed(timings, "answer"):
+            text = self.answerer._generate(selection, question)
+        return Answer(question, text, selection, list(selection.frames), selection.k, timings)
+
+
+def load_answerer(
+    name: str,
+    *,
+    encoder: str | None = None,
+    device: str | torch.device | None = None,
+    trust_remote_code: bool = False,
+    max_new_tokens: int = 128,
+    candidate_fps: float | None = None,
+    max_candidates: int | None = None,
+) -> VideoAnswerer | ImageAnswerer:
+    """Load a model by what it is.
+
+    An NTLBG checkpoint is loaded by this package's own classes, never by the code beside it. A plain base of a known
+    family gets an untrained selector in front. Any other model gets images.
+
+    Args:
+        name: Hub name or folder.
+        encoder: dual encoder that judges frames for a model that is no NTLBG checkpoint; None: SigLIP 2 base; "none":
+            frames stand for the video as a whole.
+        device: a GPU if there is one, else the CPU.
+        trust_remote_code: run code that comes with a model that is neither.
+        max_new_tokens, candidate_fps, max_candidates: see the answerers.
+
+    Raises:
+        ModelError: it cannot be loaded. EncoderError: the encoder cannot be loaded.
+    """
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    options = {"max_new_tokens": max_new_tokens}
+    sampling = {"candidate_fps": candidate_fps, "max_candidates": max_candidates}
+    given = {option: value for option, value in sampling.items() if value is not None}
+    with _load_errors(name):
+        model_type = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
+    if model_type == "ntlbg":
+        register()
+        if encoder is not None:
+            raise ModelError(
+                f"{name!r} is an NTLBG checkpoint, which brings its own first look, but the encoder {encoder!r} was "
+                "given; drop --encoder"
+            )
+        with _load_errors(name):
+            model = NTLBGForConditionalGeneration.from_pretrained(name, dtype="auto")
+            processor = NTLBGProcessor.from_pretrained(name)
+        return VideoAnswerer(model.to(device), processor, **options, **sampling)
+    selector = FrameSelector(None if encoder == "none" else encoder or DEFAULT_ENCODER, device=device, **given)
+    if model_type in SUPPORTED_BASES:
+        scorer = selector.encoder
+        with _load_errors(name):
+            model = NTLBGForConditionalGeneration.from_base(
+                name, scorer=None if scorer is None else scorer.model, dtype="auto"
+            )
+            processor = NTLBGProcessor.from_base(
+                str(name), scorer_processor=None if scorer is None else scorer.processor
+            )
+        return VideoAnswerer(model.to(device), processor, **options, **sampling)
+    with _load_errors(name):
+        trust = trust_remote_code or Path(name).is_dir()
+        model = AutoModelForImageTextToText.from_pretrained(name, dtype="auto", trust_remote_code=trust)
+        processor = AutoProcessor.from_pretrained(name, trust_remote_code=trust)
+    return ImageAnswerer(model.to(device), processor, selector, **options)
+
+
+@contextmanager
+def _load_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"the model {name!r} cannot be loaded ({reason_of(error, name)}): give a folder or a Hub name of a "
+            "vision-language model with --model, and go online if it is not cached"
+        ) from error
+
+
+@contextmanager
+def _timed(timings: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    timings[stage] = time.perf_counter() - start
+
+
+def _check_question(question: str) -> None:
+    if not question.strip():
+        raise ModelError("the question is empty; ask something")
