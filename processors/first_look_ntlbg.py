@@ -3,6 +3,8 @@
 Shapes: N candidate frames, T groups, S the scorer's picture side, Ls its text length.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 import torchvision.transforms.v2.functional as tvF
@@ -60,4 +62,4 @@ def _resized(video: CandidateFrames, side: int, multiple: int) -> CandidateFrame
     size = [max(1, round(length * scale / multiple)) * multiple for length in (height, width)]
     pictures = torch.from_numpy(video.frames).permute(0, 3, 1, 2)
     resized = tvF.resize(pictures, size, interpolation=tvF.InterpolationMode.BILINEAR, antialias=True)
-    return CandidateFrames(**{**vars(video), "frames": resized.permute(0, 2, 3, 1).contiguous().numpy()})
+    return replace(video, frames=resized.permute(0, 2, 3, 1).contiguous().numpy())

@@ -9,6 +9,7 @@ index cannot be trusted (`VideoIndex.sequential`), everything is decoded and cou
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import av
 import numpy as np
@@ -17,6 +18,7 @@ from av.video.reformatter import VideoReformatter
 from ntlbg.processors.video_index_ntlbg import (
     SKIPPABLE_CODECS,
     build_index,
+    check_pixels,
     open_container,
     picture_stream,
     source_name,
@@ -69,6 +71,7 @@ class _Picker:
         self.frames = np.empty((self.count, out_height, out_width, 3), dtype=np.uint8)
 
     def put(self, slot: int, frame) -> None:
+        check_pixels(frame.width, frame.height, self.name, self.limits)
         if self.frames is None:
             self._prepare(frame)
         self.corrupt += bool(frame.is_corrupt)
@@ -301,17 +304,22 @@ class VideoFile:
                 if slot == len(wanted):
                     return
 
-    def _plan(self, wanted: np.ndarray) -> dict[int, list[int]]:
-        """Groups the wanted packets by the keyframe packet to start from: {key packet: packets in decode order}."""
+    def _plan(self, wanted: np.ndarray) -> list[tuple[int, list[int]]]:
+        """Visits that give the wanted packets: (keyframe packet to start from, wanted packets in decode order)."""
         keys = np.flatnonzero(self.index.key)
-        plan: dict[int, list[int]] = {}
+        visits: list[tuple[int, list[int]]] = []
         for packet in np.sort(self.index.pictures[wanted]).tolist():
             at = int(np.searchsorted(keys, packet, side="right")) - 1
             # shown before its own keyframe: a leading picture of an open GOP, which refers to the GOP before
             while at > 0 and self.index.pts[keys[at]] > self.index.pts[packet]:
                 at -= 1
-            plan.setdefault(int(keys[max(at, 0)]), []).append(packet)
-        return plan
+            start, packets = int(keys[max(at, 0)]), [packet]
+            # where a visit would begin before the end of what is decoded anyway, the two become one
+            while visits and start <= visits[-1][1][-1] + 1:
+                earlier, others = visits.pop()
+                start, packets = min(start, earlier), others + packets
+            visits.append((start, packets))
+        return visits
 
     def _go_to(self, key: int) -> None:
         """Makes `self._packets` give the keyframe packet `key` next."""
@@ -354,9 +362,8 @@ class VideoFile:
         """(slot, frame) for the wanted picture numbers, visiting each needed GOP once."""
         self._packet_of = {int(pts): packet for packet, pts in enumerate(self.index.pts)}
         slot_of = {int(self.index.pts[self.index.pictures[number]]): slot for slot, number in enumerate(wanted)}
-        context = self._stream.codec_context
         self._packets = None
-        for key, packets in sorted(self._plan(wanted).items()):
+        for key, packets in self._plan(wanted):
             self._go_to(key)
             context = self._stream.codec_context
             skippable = context.name in SKIPPABLE_CODECS
@@ -438,10 +445,12 @@ def take_frames(video: CandidateFrames, positions) -> CandidateFrames:
             f"Frame numbers of {video.name!r} must be a non-empty list within 0..{len(video) - 1}, but got "
             f"{positions.ravel()[:8].tolist()}."
         )
-    fields = dict(vars(video))
-    for name in ("frames", "timestamps", "indices"):
-        fields[name] = fields[name][positions]
-    return CandidateFrames(**fields)
+    return replace(
+        video,
+        frames=video.frames[positions],
+        timestamps=video.timestamps[positions],
+        indices=video.indices[positions],
+    )
 
 
 def thin_candidates(video: CandidateFrames, candidate_fps: float | None, max_candidates: int) -> CandidateFrames:

@@ -39,6 +39,11 @@ class _NamelessFile:
         return self._file.tell()
 
 
+def _pixel_option(limits: VideoLimits) -> str:
+    """FFmpeg's `max_pixels`: it counts padded buffers, so it gets some slack; pictures are held to the exact limit."""
+    return str(limits.max_pixels + limits.max_pixels // 16 + 65_536)
+
+
 def _reason(error: av.error.FFmpegError) -> str:
     return (error.strerror or type(error).__name__).lower()
 
@@ -101,7 +106,7 @@ def open_container(source, limits: VideoLimits) -> av.container.InputContainer:
             options={
                 "protocol_whitelist": "file",
                 "format_whitelist": FORMATS,
-                "max_pixels": str(limits.max_pixels),
+                "max_pixels": _pixel_option(limits),
             },
             metadata_errors="replace",
             timeout=limits.timeout,
@@ -111,6 +116,15 @@ def open_container(source, limits: VideoLimits) -> av.container.InputContainer:
             f"{source_name(source)!r} cannot be opened as a video ({_reason(error)}); "
             f"pass an intact file in one of these formats: {FORMATS.replace(',', ', ')}."
         ) from error
+
+
+def check_pixels(width: int, height: int, name: str, limits: VideoLimits) -> None:
+    """Refuses pictures above `limits.max_pixels` with a [`VideoError`]."""
+    if width * height > limits.max_pixels:
+        raise VideoError(
+            f"{name!r} has pictures of {width} x {height} pixels, more than the limit of {limits.max_pixels}; "
+            "scale it down or raise VideoLimits.max_pixels."
+        )
 
 
 def picture_stream(
@@ -135,13 +149,9 @@ def picture_stream(
     context = stream.codec_context
     if context is None:
         raise VideoError(f"{name!r} is coded in a way this FFmpeg cannot decode; convert it to H.264 in MP4.")
-    if stream.width * stream.height > limits.max_pixels:
-        raise VideoError(
-            f"{name!r} has pictures of {stream.width} x {stream.height} pixels, more than the limit of "
-            f"{limits.max_pixels}; scale it down or raise VideoLimits.max_pixels."
-        )
+    check_pixels(stream.width, stream.height, name, limits)
     # the open options guard the probe; the decoder is opened later and must be told again
-    context.options = {"max_pixels": str(limits.max_pixels)}
+    context.options = {"max_pixels": _pixel_option(limits)}
     context.thread_type = "NONE"
     return stream
 
@@ -176,6 +186,11 @@ def _is_hidden_vp8(packet: av.Packet) -> bool:
     return not memoryview(packet)[0] & 0x10
 
 
+def _starts_mpeg_sequence(packet: av.Packet) -> bool:
+    # ISO/IEC 13818-2, 6.2.2: sequence_header_code. FFmpeg's parser marks P pictures as keyframes too.
+    return bytes(memoryview(packet)[:4]) == b"\x00\x00\x01\xb3"
+
+
 def build_index(container, stream, name: str, limits: VideoLimits) -> VideoIndex:
     """
     One demux pass over `stream`: which packet is which picture, and when it is shown.
@@ -188,7 +203,11 @@ def build_index(container, stream, name: str, limits: VideoLimits) -> VideoIndex
     pts, key, shown, durations = [], [], [], []
     missing_pts = damaged = 0
     warnings = []
-    is_vp8 = stream.codec_context.name == "vp8"
+    codec, formats = stream.codec_context.name, container.format.name.split(",")
+    is_mpeg = codec in ("mpeg1video", "mpeg2video")
+    # Transport streams and Ogg do not say which packets are keyframes: only these codecs' own marks hold. In a program
+    # stream reading resumes in mid-picture after a jump. Without trusted keyframes, decoding starts at the first.
+    trusted = "mpeg" not in formats and (is_mpeg or codec in ("h264", "hevc") or not {"mpegts", "ogg"} & set(formats))
     try:
         for packet in container.demux(stream):
             if packet.size == 0:
@@ -200,8 +219,8 @@ def build_index(container, stream, name: str, limits: VideoLimits) -> VideoIndex
             missing_pts += packet.pts is None
             damaged += packet.is_corrupt
             pts.append(packet.pts or 0)
-            key.append(packet.is_keyframe)
-            shown.append(not (packet.is_discard or (is_vp8 and _is_hidden_vp8(packet))))
+            key.append(packet.is_keyframe and (trusted or not key) and (not is_mpeg or _starts_mpeg_sequence(packet)))
+            shown.append(not (packet.is_discard or (codec == "vp8" and _is_hidden_vp8(packet))))
             durations.append(packet.duration or 0)
     except av.error.FFmpegError as error:
         warnings.append(f"reading stopped after {len(pts)} packets ({_reason(error)})")
@@ -216,7 +235,7 @@ def build_index(container, stream, name: str, limits: VideoLimits) -> VideoIndex
         sequential = f"{missing_pts} of {len(pts)} packets carry no presentation time"
     elif len(np.unique(pts)) < len(pts):
         sequential = f"{len(pts) - len(np.unique(pts))} packets repeat a presentation time"
-    elif "avi" in container.format.name.split(","):
+    elif "avi" in formats:
         sequential = "AVI does not store presentation times"
     elif not key.any():
         sequential = "no packet is marked as a place to start from"

@@ -82,6 +82,12 @@ def is_encoded_source(source) -> bool:
     return callable(getattr(source, "read", None)) and callable(getattr(source, "seek", None))
 
 
+def is_decoded(value) -> bool:
+    """Whether `value` is a [`CandidateFrames`]."""
+    # By name: as remote code of a checkpoint this module may be executed twice, which makes two classes of one.
+    return type(value).__name__ == "CandidateFrames"
+
+
 def is_frame(value) -> bool:
     """Whether `value` is one picture: a PIL image or an array of three axes."""
     return isinstance(value, Image.Image) or (isinstance(value, np.ndarray | torch.Tensor) and value.ndim == 3)
@@ -89,7 +95,7 @@ def is_frame(value) -> bool:
 
 def is_video_source(value) -> bool:
     """Whether `value` is ONE video: a file, an array (N, H, W, 3) or (N, 3, H, W), or a list of frames."""
-    if is_encoded_source(value) or isinstance(value, CandidateFrames):
+    if is_encoded_source(value) or is_decoded(value):
         return True
     if isinstance(value, np.ndarray | torch.Tensor):
         return value.ndim == 4
