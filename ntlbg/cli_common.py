@@ -16,8 +16,8 @@ from tqdm import tqdm
 from ntlbg.errors import InputError
 
 
-# Seconds of work before a bar appears: at once for someone who watches, late in a log file.
-DELAY_TERMINAL, DELAY_LOG = 0.5, 20.0
+# Seconds of work before a bar appears in a log file; someone who watches a terminal sees it at once.
+LOG_DELAY = 20.0
 
 DEFAULT_FPS, DEFAULT_CANDIDATES = 2.0, 768
 
@@ -173,11 +173,11 @@ class Stages:
 
     def __init__(self, total: int, quiet: bool):
         self.timings: dict[str, float] = {}
-        delay = DELAY_TERMINAL if sys.stderr.isatty() else DELAY_LOG
+        self.watched = sys.stderr.isatty()
         self.bar = tqdm(
             total=total,
             disable=quiet,
-            delay=delay,
+            delay=0 if self.watched else LOG_DELAY,
             leave=False,
             file=sys.stderr,
             bar_format="{desc} {bar} {n_fmt}/{total_fmt} [{elapsed}]",
@@ -185,7 +185,8 @@ class Stages:
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        self.bar.set_description(name)
+        # A refresh draws whatever the delay, so only a terminal gets one.
+        self.bar.set_description(name, refresh=self.watched)
         start = time.perf_counter()
         yield
         self.timings[name] = time.perf_counter() - start

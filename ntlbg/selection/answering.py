@@ -24,7 +24,7 @@ from ntlbg.modeling_ntlbg.modeling_ntlbg import NTLBGForConditionalGeneration
 from ntlbg.modeling_ntlbg.selection_ntlbg import Selection
 from ntlbg.processors.processing_ntlbg import NTLBGProcessor
 from ntlbg.processors.video_source_ntlbg import CandidateFrames
-from ntlbg.selection.api import FrameSelector
+from ntlbg.selection.api import NOTHING_RELEVANT, FrameSelector
 from ntlbg.selection.encoders import DEFAULT_ENCODER, reason_of
 from ntlbg.selection.features import CandidateFeatures, FrameSelection
 
@@ -204,6 +204,8 @@ class OpenVideo:
         text, selection = self.answerer._generate(self, question, k, max_visual_tokens, timings)
         pictures = torch.as_tensor(self.candidates.indices)
         selection = replace(selection.to("cpu"), query=question, frames_indices=pictures)
+        if selection.relevance is not None and "relevance" not in selection.strata:
+            selection.notes = [*selection.notes, NOTHING_RELEVANT]
         shown = selection.candidate_indices
         firsts = shown[:: selection.temporal_patch_size]
         return Answer(

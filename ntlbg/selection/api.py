@@ -22,6 +22,10 @@ from ntlbg.selection.features import CandidateFeatures, FrameSelection
 # The weight-free descriptor averages over cells of a 32 x 32 grid; more pixels than this change nothing.
 DESCRIPTOR_SIDE = 192
 
+NOTHING_RELEVANT = (
+    "Nothing stands out as relevant to the question, so the choice stands for the video as a whole."
+)
+
 
 class FrameSelector:
     """Chooses frames from many videos for many questions; the encoder is loaded once.
@@ -156,9 +160,7 @@ class FrameSelector:
         positions = _numpy(chosen.indices, np.int64)
         strata = [STRATA[int(stratum)] for stratum in chosen.strata]
         if query is not None and "relevance" not in strata:
-            warnings.append(
-                "No candidate stands out as relevant to the query, so the frames stand for the video as a whole."
-            )
+            warnings.append(NOTHING_RELEVANT)
         indices = features.candidate_indices[positions]
         frames = None
         if with_frames:
