@@ -12,6 +12,7 @@ from ntlbg.cli_common import (
     add_common_options,
     check_device,
     check_outputs,
+    check_video,
     positive_int,
     print_notes,
     quiet_libraries,
@@ -85,6 +86,7 @@ def run(args: argparse.Namespace) -> None:
     check_device(args.device)
     if not all(question.strip() for question in args.questions):
         raise UsageError("a question is empty; ask something")
+    check_video(args.video)
     quiet_libraries()
 
     from ntlbg.selection.answering import load_answerer

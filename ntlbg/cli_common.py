@@ -91,7 +91,7 @@ def add_common_options(parser: argparse.ArgumentParser, *, encoder_help: str, de
 
 
 def quiet_libraries() -> None:
-    """Keep the loading bars, retries and hints of other libraries off the standard error: it is ours alone."""
+    """Keep the bars, retries and hints of transformers and the Hub off the standard error: it is ours alone."""
     from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging as transformers_logging
 
@@ -137,6 +137,18 @@ def check_device(name: str | None) -> None:
         raise UsageError(f"--device {name!r} is no device; give cpu, cuda or cuda:N") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(f"--device {name!r} is not there: {torch.cuda.device_count()} GPUs are visible; use cpu")
+
+
+def check_video(path: str) -> None:
+    """Refuse a file that is no video before a model is loaded for it.
+
+    Raises:
+        VideoError: see `decode_candidates`.
+    """
+    from ntlbg.processors.video_decoding_ntlbg import VideoFile
+
+    with VideoFile(path):
+        pass
 
 
 def write_json(target: str, content: dict) -> None:

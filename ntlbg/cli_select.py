@@ -16,6 +16,7 @@ from ntlbg.cli_common import (
     add_common_options,
     check_device,
     check_outputs,
+    check_video,
     positive_int,
     print_notes,
     quiet_libraries,
@@ -79,12 +80,13 @@ def run(args: argparse.Namespace) -> None:
     if args.out is not None and Path(args.out).exists() and not Path(args.out).is_dir():
         raise UsageError(f"--out {args.out!r} is a file; give a folder")
 
-    quiet_libraries()
-
     from ntlbg.selection.api import FrameSelector
     from ntlbg.selection.encoders import DEFAULT_ENCODER
 
     encoder = args.encoder if args.encoder is not None or args.query is None else DEFAULT_ENCODER
+    if encoder is not None:
+        check_video(args.video)
+        quiet_libraries()
     needs_pictures = args.out is not None or args.report is not None
     stages = Stages(4 if needs_pictures else 3, args.quiet)
     try:

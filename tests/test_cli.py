@@ -267,6 +267,15 @@ def test_a_bad_file_gives_one_sentence_that_names_it(capsys, bad_files, name):
     assert name in err
 
 
+def test_a_bad_file_is_refused_before_any_model_is_loaded(capsys, bad_files):
+    code, out, err = run(capsys, "ask", bad_files / "text.mp4", QUESTION, "--model", "/no/such/model")
+    assert_one_sentence(code, out, err)
+    assert "text.mp4" in err
+    code, out, err = run(capsys, "select", bad_files / "text.mp4", QUESTION, "--encoder", "/no/such/encoder")
+    assert_one_sentence(code, out, err)
+    assert "text.mp4" in err
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig
 
-from ntlbg.auto import register
 from ntlbg.configuration.configuration_ntlbg import SUPPORTED_BASES
 from ntlbg.errors import InputError
 from ntlbg.modeling_ntlbg.modeling_ntlbg import NTLBGForConditionalGeneration
@@ -322,7 +321,6 @@ def load_answerer(
     with _load_errors(name):
         model_type = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
     if model_type == "ntlbg":
-        register()
         if encoder is not None:
             raise ModelError(
                 f"{name!r} is an NTLBG checkpoint, which brings its own first look, but the encoder {encoder!r} was "

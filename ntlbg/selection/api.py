@@ -22,9 +22,7 @@ from ntlbg.selection.features import CandidateFeatures, FrameSelection
 # The weight-free descriptor averages over cells of a 32 x 32 grid; more pixels than this change nothing.
 DESCRIPTOR_SIDE = 192
 
-NOTHING_RELEVANT = (
-    "Nothing stands out as relevant to the question, so the choice stands for the video as a whole."
-)
+NOTHING_RELEVANT = "Nothing stands out as relevant to the question, so the choice stands for the video as a whole."
 
 
 class FrameSelector:
