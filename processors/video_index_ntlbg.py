@@ -19,6 +19,15 @@ from ntlbg.processors.video_source_ntlbg import VideoError, VideoLimits
 # Containers that hold their own pictures. No playlists, no concatenation scripts, no image sequences, no raw streams.
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,gif"
 
+# Containers that list all their streams in the header, by how they begin: (offset, bytes) -> FFmpeg's name.
+_MAGIC = (
+    *((4, box, "mov") for box in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"moof", b"pnot")),
+    (0, b"\x1a\x45\xdf\xa3", "matroska"),
+    (8, b"AVI ", "avi"),
+    (0, b"\x30\x26\xb2\x75", "asf"),
+    (0, b"GIF8", "gif"),
+)
+
 # Codecs whose decoders give the same wanted pictures when unwanted non-reference pictures are left out.
 SKIPPABLE_CODECS = ("h264", "hevc")
 
@@ -56,7 +65,7 @@ def source_name(source) -> str:
 
 
 def _checked_input(source, limits: VideoLimits):
-    """What `av.open` is given: `file:` with an absolute path, or a nameless file object at its start."""
+    """What `av.open` is given (`file:` with an absolute path, or a nameless file object), and the first 12 bytes."""
     if isinstance(source, str | os.PathLike):
         path = os.fspath(source)
         path = os.fsdecode(path)
@@ -70,11 +79,18 @@ def _checked_input(source, limits: VideoLimits):
             else:
                 kind = "there is no such file; check the path"
             raise VideoError(f"{path!r} cannot be read as a video: {kind}.")
+        try:
+            with open(path, "rb") as file:
+                head = file.read(12)
+        except OSError as error:
+            raise VideoError(f"{path!r} cannot be read ({error.strerror}); check its permissions.") from error
         size, opened = os.path.getsize(path), f"file:{os.path.abspath(path)}"
     else:
         file = io.BytesIO(source) if isinstance(source, bytes | bytearray | memoryview) else source
         try:
             size = file.seek(0, io.SEEK_END)
+            file.seek(0)
+            head = file.read(12)
             file.seek(0)
         except (OSError, ValueError) as error:
             raise VideoError(
@@ -88,7 +104,7 @@ def _checked_input(source, limits: VideoLimits):
             f"{source_name(source)!r} has {size} bytes, more than the limit of {limits.max_bytes}; "
             "cut it or raise VideoLimits.max_bytes."
         )
-    return opened
+    return opened, head
 
 
 def open_container(source, limits: VideoLimits) -> av.container.InputContainer:
@@ -98,16 +114,18 @@ def open_container(source, limits: VideoLimits) -> av.container.InputContainer:
     Raises:
         VideoError: not a regular file, empty, too large, or not one of `FORMATS`.
     """
-    opened = _checked_input(source, limits)
+    opened, head = _checked_input(source, limits)
+    format = next((name for at, magic, name in _MAGIC if head[at : at + len(magic)] == magic), None)
+    # `options` reach the decoders of the probe. PyAV before 16 corrupts memory when such options are given and streams
+    # appear after the header, as in transport and program streams, FLV and Ogg, so these are probed without them.
+    options = {"max_pixels": _pixel_option(limits)} if format else {}
     try:
         return av.open(
             opened,
             mode="r",
-            options={
-                "protocol_whitelist": "file",
-                "format_whitelist": FORMATS,
-                "max_pixels": _pixel_option(limits),
-            },
+            format=format,
+            options=options,
+            container_options={"protocol_whitelist": "file", "format_whitelist": FORMATS},
             metadata_errors="replace",
             timeout=limits.timeout,
         )

@@ -1,5 +1,6 @@
 """Video files for the tests, made with PyAV at run time: regular ones and every kind of odd one."""
 
+import struct
 from fractions import Fraction
 from pathlib import Path
 
@@ -35,7 +36,6 @@ def write_video(
     codec: str = "libx264",
     options: dict | None = None,
     container_options: dict | None = None,
-    rotation: int | None = None,
     sample_aspect_ratio: Fraction | None = None,
     format: str | None = None,
 ) -> Path:
@@ -49,8 +49,6 @@ def write_video(
             stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
         if sample_aspect_ratio is not None:
             stream.sample_aspect_ratio = sample_aspect_ratio
-        if rotation is not None:
-            stream.set_display_rotation(rotation)
         for number, picture in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             if ticks is not None:
@@ -62,6 +60,16 @@ def write_video(
     return path
 
 
+def turn_clockwise(source: Path, target: Path, quarter_turns: int) -> Path:
+    """Copies an MP4 and asks players to turn it clockwise (the matrix of ISO/IEC 14496-12, 8.3.2)."""
+    content = bytearray(source.read_bytes())
+    at = content.index(b"tkhd") + 44
+    a, b = [(1, 0), (0, 1), (-1, 0), (0, -1)][quarter_turns]
+    content[at : at + 36] = struct.pack(">9i", a << 16, b << 16, 0, -b << 16, a << 16, 0, 0, 0, 1 << 30)
+    target.write_bytes(content)
+    return target
+
+
 def write_audio(path: Path, codec: str = "pcm_s16le", cover: np.ndarray | None = None) -> Path:
     """One second of a tone, with a cover picture where one is given."""
     with av.open(str(path), "w") as container:
@@ -71,7 +79,7 @@ def write_audio(path: Path, codec: str = "pcm_s16le", cover: np.ndarray | None =
             picture_stream = container.add_stream("mjpeg")
             picture_stream.height, picture_stream.width = cover.shape[:2]
             picture_stream.pix_fmt = "yuvj420p"
-            picture_stream.disposition = av.stream.Disposition.attached_pic
+            picture_stream.disposition = int(av.stream.Disposition.attached_pic.value)
         tone = (8000 * np.sin(np.arange(16000) / 20)).astype(np.int16)[None]
         frame = av.AudioFrame.from_ndarray(tone, format="s16", layout="mono")
         frame.sample_rate = 16000
