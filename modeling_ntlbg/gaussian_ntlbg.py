@@ -120,11 +120,11 @@ def effective_sample_size(centred: torch.Tensor, weights: torch.Tensor) -> torch
         float32 scalar, at least 1.
     """
     size = weights.sum().square() / weights.square().sum()
-    energy = (weights[:, None] * centred * centred).sum()
+    energy = weights @ torch.linalg.vecdot(centred, centred)
     if len(centred) < 2 or energy <= 0:
         return torch.ones_like(size)
     pair = (weights[1:] * weights[:-1]).sqrt()
-    phi = ((pair[:, None] * centred[1:] * centred[:-1]).sum() / energy).clamp(0.0, 0.9999)
+    phi = (pair @ torch.linalg.vecdot(centred[1:], centred[:-1]) / energy).clamp(0.0, 0.9999)
     return (size * (1 - phi.square()) / (1 + phi.square())).clamp(min=1.0)
 
 
@@ -142,7 +142,8 @@ def check_descriptors(descriptors: torch.Tensor) -> None:
             f"`descriptors` must have shape (T, d) with T >= 1 and d >= 1, but the shape is "
             f"{tuple(descriptors.shape)}; pass one vector per group of one video."
         )
-    if not torch.isfinite(descriptors).all():
+    # The extremes carry any NaN or infinity, and are cheaper to find than a mask of all values.
+    if not torch.isfinite(torch.stack(descriptors.detach().aminmax())).all():
         bad = int((~torch.isfinite(descriptors)).any(dim=1).sum())
         raise ValueError(
             f"`descriptors` hold NaN or infinite values in {bad} of {len(descriptors)} groups; "
@@ -165,26 +166,22 @@ def _check_weights(weights: torch.Tensor | None, descriptors: torch.Tensor) -> t
 
 
 def _top_factor(
-    descriptors: torch.Tensor, mean: torch.Tensor, scale: torch.Tensor, weights: torch.Tensor, rank: int
+    scaled: torch.Tensor, weights: torch.Tensor, rank: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Randomised subspace iteration (Halko, Martinsson, Tropp 2011) on the scaled, weighted covariance S.
+    """Randomised subspace iteration (Halko, Martinsson, Tropp 2011) on S = Σ_t w_t y_t y_tᵀ, y the rows of `scaled`.
 
     Returns eigenvectors (d, rank), eigenvalues (rank,) falling, and an estimate of tr(S²): the found eigenvalues'
     squares plus a Hutchinson estimate of what they leave.
     """
-    dim = descriptors.shape[1]
+    dim = scaled.shape[1]
     width = min(rank + _OVERSAMPLING, dim)
     generator = torch.Generator().manual_seed(0)
 
     def covariance_times(block: torch.Tensor) -> torch.Tensor:
-        product = torch.zeros_like(block)
-        for rows, share in zip(descriptors.split(_CHUNK), weights.split(_CHUNK), strict=True):
-            centred = (rows.float() - mean) / scale
-            product += centred.T @ (share[:, None] * (centred @ block))
-        return product
+        return scaled.T @ (weights[:, None] * (scaled @ block))
 
-    start = torch.randn(dim, width, generator=generator, dtype=torch.float32).to(descriptors.device)
-    probes = torch.randn(dim, _TRACE_PROBES, generator=generator, dtype=torch.float32).to(descriptors.device)
+    start = torch.randn(dim, width, generator=generator, dtype=torch.float32).to(scaled.device)
+    probes = torch.randn(dim, _TRACE_PROBES, generator=generator, dtype=torch.float32).to(scaled.device)
     basis = torch.linalg.qr(covariance_times(start)).Q
     for _ in range(_POWER_ITERATIONS - 1):
         basis = torch.linalg.qr(covariance_times(basis)).Q
@@ -232,11 +229,9 @@ def fit_gaussian(
     dim = descriptors.shape[1]
     with _full_precision(descriptors):
         weights = _check_weights(weights, descriptors)
+        # Taken from the first row, so that a large common offset costs the mean no digits.
         shift = descriptors[0].detach().float()
-        mean = shift + sum(
-            share @ (rows.float() - shift)
-            for rows, share in zip(descriptors.split(_CHUNK), weights.split(_CHUNK), strict=True)
-        )
+        mean = shift + weights @ (descriptors.float() - shift)
         with torch.no_grad():
             diagonal, factor, size = _empirical_covariance(descriptors, mean, weights, min(rank, dim))
             factor = torch.nn.functional.pad(factor, (0, rank - factor.shape[1]))
@@ -262,18 +257,18 @@ def _empirical_covariance(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """diagonal (d,), factor (d, rank) and n_c of the weighted moments; see `fit_gaussian`."""
     count, dim = descriptors.shape
-    variance = torch.zeros(dim, device=descriptors.device, dtype=torch.float32)
-    for rows, share in zip(descriptors.split(_CHUNK), weights.split(_CHUNK), strict=True):
-        variance += share @ (rows.float() - mean).square()
+    scaled = descriptors.float() - mean
+    variance = (weights[:, None] * scaled * scaled).sum(0)
     # A channel that does not move still needs a unit: its rounding error, or a millionth of the usual deviation.
     rounding = 8 * torch.finfo(torch.float32).eps * mean.abs().mean()
     floor = torch.maximum(1e-6 * variance.mean().sqrt(), rounding).clamp(min=1e-10)
     scale = variance.sqrt().clamp(min=floor)
-    size = effective_sample_size((descriptors.float() - mean) / scale, weights)
+    scaled /= scale
+    size = effective_sample_size(scaled, weights)
     if count == 1:
-        return scale.square(), torch.zeros(dim, rank, device=descriptors.device), size
+        return scale.square(), torch.zeros(dim, rank, device=scaled.device), size
 
-    vectors, values, trace_of_square = _top_factor(descriptors, mean, scale, weights, rank)
+    vectors, values, trace_of_square = _top_factor(scaled, weights, rank)
     trace = (variance / scale.square()).sum()
     shrink = oas_shrinkage(trace, trace_of_square, dim, size)
     kept = min(rank, count - 1, dim - 1)

@@ -20,6 +20,15 @@ _RELEVANCE, _NOVELTY, _COVERAGE = range(3)
 _MAD_TO_DEVIATION = 1.4826
 # A calibrated curve above zero nearly everywhere is about the whole video: coverage answers that, not peaks.
 _GLOBAL_FRACTION = 0.6
+# A shy head may peak below zero. A group counts as evidence from about 12 % on where it also stands out of the curve.
+_SHY_LOGIT, _SHY_SCORE = -2.0, 3.0
+# Calibrated peaks can be trusted with more of the k places than those of raw cosines.
+_CALIBRATED_BONUS = 1.5
+# Raw cosines: a peak above this is beyond what noise does in any video, however deep the troughs are.
+_CERTAIN_SCORE = 4.5
+# Two weak witnesses make one: a small peak of relevance counts where the picture is novel as well.
+_WITNESS_SCORE, _WITNESS_NOVELTY = 1.5, 3.0
+_NOVEL_SCORE = 2.0
 _RELOCATIONS = 8
 
 
@@ -111,48 +120,60 @@ def _runs(above: torch.Tensor) -> list[tuple[int, int]]:
 
 
 def _calibrated_picks(logits: torch.Tensor, x: torch.Tensor, quota: int, k: int) -> list[int]:
-    """One representative, its peak, for each run of positive logits, strongest first; then more for long runs.
+    """One representative, its peak, for each run of evidence, strongest first; only then more for long runs.
 
-    A second one in a run must lie T/(4k) from every other and show a picture that has changed since: further from all
-    those chosen than neighbouring groups are from one another.
+    Runs that one group parts are one piece of evidence until every other run has its own. A further representative of
+    a run must lie T/(4k) from every other and show a changed picture: further from all those chosen than neighbouring
+    groups are from one another.
     """
     above = logits > 0
-    if not above.any() or above.float().mean() > _GLOBAL_FRACTION:
+    if above.float().mean() > _GLOBAL_FRACTION:
         return []
-    peaks = [start + int(logits[start:end].argmax()) for start, end in _runs(above)]
-    picks = sorted(peaks, key=lambda index: (-float(logits[index]), index))[:quota]
+    above |= (logits > _SHY_LOGIT) & (robust_scores(logits) > _SHY_SCORE)
+    if not above.any():
+        return []
+    peaks = [(start + int(logits[start:end].argmax()), start, end) for start, end in _runs(above)]
+    peaks.sort(key=lambda run: (-float(logits[run[0]]), run[0]))
+    apart, close = [], []
+    for peak, start, end in peaks:
+        touching = any(start < other_end + 2 and other_start < end + 2 for _, other_start, other_end in apart)
+        (close if touching else apart).append((peak, start, end))
+    picks = [peak for peak, _, _ in apart + close][:quota]
+
     steps = torch.arange(len(logits), device=logits.device)
+    window = max(len(logits) / (4 * k), 1)
     change = 2 * (x[1:] - x[:-1]).square().sum(1).median()
     free = torch.where(above, logits, -torch.inf)
-    for index in picks:
-        free[(steps - index).abs() < max(len(logits) / (4 * k), 1)] = -torch.inf
-        free[(x - x[index]).square().sum(1) <= change] = -torch.inf
-    while len(picks) < quota and torch.isfinite(free.max()):
-        index = int(free.argmax())
-        picks.append(index)
-        free[(steps - index).abs() < max(len(logits) / (4 * k), 1)] = -torch.inf
-        free[(x - x[index]).square().sum(1) <= change] = -torch.inf
+    waiting = list(picks)
+    while len(picks) <= quota:
+        for index in waiting:
+            free[((steps - index).abs() < window) | ((x - x[index]).square().sum(1) <= change)] = -torch.inf
+        if len(picks) == quota or not torch.isfinite(free.max()):
+            break
+        waiting = [int(free.argmax())]
+        picks += waiting
     return picks
 
 
-def _raw_picks(scores: torch.Tensor, quota: int, k: int) -> list[int]:
+def _raw_picks(scores: torch.Tensor, novelty: torch.Tensor, quota: int, k: int) -> list[int]:
     """Peaks of a dual encoder's cosines that stand out of the curve; none when the curve has no such peaks.
 
     Half of the slow trend is taken off, so that a short event counts inside an unrelated scene and a related scene
-    still counts as a whole. The troughs tell what chance alone does: a curve of pure noise falls as far as it rises.
+    still counts as a whole. The troughs tell what chance alone does: a curve of pure noise falls as far as it rises,
+    so a peak must be higher than the deepest trough is deep, or be novel as well (`novelty`: robust scores (T,)).
     """
-    count = len(scores)
-    curve = scores - 0.5 * smooth(scores, 2 * (count // 16) + 1)
-    z = robust_scores(curve)
-    window = count / (4 * k)
-    threshold = max(2.0, float(-z.min()))
-    return pick_peaks(z, threshold, quota, window, [])
+    z = robust_scores(scores - 0.5 * smooth(scores, 2 * (len(scores) // 16) + 1))
+    window = len(scores) / (4 * k)
+    threshold = min(max(2.0, float(-z.min())), _CERTAIN_SCORE)
+    picks = pick_peaks(z, threshold, quota, window, [])
+    left = min(quota - len(picks), max(1, quota // 2))
+    witnessed = torch.where(novelty > _WITNESS_NOVELTY, z, -torch.inf)
+    return picks + pick_peaks(witnessed, _WITNESS_SCORE, left, window, picks)
 
 
-def _novelty_picks(mahalanobis: torch.Tensor, quota: int, k: int, taken: list[int]) -> list[int]:
-    """Peaks of the distance to the Gaussian; min(m, smooth3 m), so that a glitch of a single group is no event."""
-    curve = torch.minimum(mahalanobis, smooth(mahalanobis, 3))
-    return pick_peaks(robust_scores(curve), 2.0, quota, len(curve) / (4 * k), taken)
+def _quota(share: float, k: int) -> int:
+    """Whole places of a share of k; a share above zero has at least one, so that k = 1 goes to the evidence."""
+    return min(k, max(1, int(share * k))) if share > 0 else 0
 
 
 def _spread_out(count: int, k: int, taken: torch.Tensor) -> torch.Tensor:
@@ -192,9 +213,11 @@ def select_representatives(
         relevance (`torch.Tensor` of shape `(T,)`, *optional*): to the question. None: there is no question.
         calibrated (`bool`): relevance are logits of a trained head (0 = as likely as not); else cosines or any other
             score, of which only peaks that stand out of the curve count.
-        gaussian (`LowRankGaussian`, *optional*): F | Q; default: the video's own moments.
+        gaussian (`LowRankGaussian`, *optional*): F | Q, in which `mahalanobis`, `shell` and `spread` are measured;
+            default: the video's own moments, which novelty and coverage use in any case.
         rank (`int`): of the factor, when it is fitted here.
-        relevance_share, novelty_share (`float`): the most of the k places these strata may take.
+        relevance_share, novelty_share (`float`): the most of the k places these strata may take. A calibrated
+            relevance may take half as much again; novelty doubles without relevance, and is 0 with it while k <= 8.
         time_weight (`float`): how much distance in time counts in coverage; 0 looks at content alone.
         lbg_iterations (`int`): at most, of the shell LBG.
 
@@ -223,26 +246,28 @@ def select_representatives(
     with torch.no_grad(), torch.autocast(device_type=descriptors.device.type, enabled=False):
         k = min(k, count)
         x = descriptors.float()
-        gaussian = fit_gaussian(x, rank=rank) if gaussian is None else gaussian
-        whitened = gaussian.whiten(x)
-        mahalanobis = whitened.square().sum(1)
+        # Novelty and coverage are about the whole video: its own moments, not those of what is relevant.
+        own = fit_gaussian(x, rank=rank)
+        whitened = own.whiten(x)
+        distance = whitened.square().sum(1)
+        # min(m, smooth3 m): a glitch of a single group is no event.
+        novelty = robust_scores(torch.minimum(distance, smooth(distance, 3)))
 
         taken, novel = [], []
         if k < count and relevance is not None:
-            quota = int(relevance_share * k)
+            scores = relevance.to(x)
             if calibrated:
-                taken = _calibrated_picks(relevance.float(), x, quota, k)
+                taken = _calibrated_picks(scores, x, _quota(_CALIBRATED_BONUS * relevance_share, k), k)
             else:
-                taken = _raw_picks(relevance.float(), quota, k)
+                taken = _raw_picks(scores, novelty, _quota(relevance_share, k), k)
         if k < count and (relevance is None or k > 8):
-            share = novelty_share * (2 if relevance is None else 1)
-            novel = _novelty_picks(mahalanobis, int(share * k), k, taken)
+            places = int(novelty_share * k * (2 if relevance is None else 1))
+            novel = pick_peaks(novelty, _NOVEL_SCORE, min(places, k - len(taken)), count / (4 * k), taken)
 
-        # Coverage looks at the directions the Gaussian knows (the rest is noise by its model), each in proportion to its
-        # own deviation: fully whitened, the factor's weak directions drown the scenes (measured: 6 % more error).
-        directions, gain = gaussian.principal_directions()
-        known = whitened @ directions
-        z = known * (1 + gain).sqrt()
+        # Coverage looks at the directions the Gaussian knows (the rest is noise by its model), each in proportion to
+        # its own deviation: fully whitened, the weak directions drown the scenes (measured: 6 % more error).
+        directions, gain = own.principal_directions()
+        z = (whitened @ directions) * (1 + gain).sqrt()
         times = torch.arange(count, device=x.device, dtype=torch.float32) * (k / count)
         indices, cells_of_shell, tau2 = _coverage(x, z, times, k, taken, novel, time_weight, lbg_iterations)
 
@@ -250,6 +275,11 @@ def select_representatives(
         strata[torch.tensor(novel, dtype=torch.long, device=x.device)] = _NOVELTY
         strata[torch.tensor(taken, dtype=torch.long, device=x.device)] = _RELEVANCE
         cells = _nearest(z, times, tau2, indices)
+        if gaussian is None:
+            mahalanobis, known = distance, whitened @ directions
+        else:
+            whitened = gaussian.whiten(x)
+            mahalanobis, known = whitened.square().sum(1), whitened @ gaussian.principal_directions()[0]
         chosen = mahalanobis[indices]
         return Representatives(
             indices=indices,
@@ -279,19 +309,20 @@ def _coverage(
     time_weight: float,
     iterations: int,
 ) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """All k indices in order, the codebook's cells (T,) and tau²: time-aware shell LBG for what the other strata left, or equal steps.
+    """All k indices in order, the codebook's cells (T,) and tau².
 
-    The better of the two by the quantisation error of the descriptors is taken, so that shell LBG never loses to plain
-    uniform sampling.
+    Time-aware shell LBG covers what the other strata left. It is taken where its quantisation error of the descriptors
+    is below that of equal steps and, without evidence to hold, of plain uniform sampling: it never loses to either.
     """
     count = len(x)
     held = torch.tensor(taken + novel, dtype=torch.long, device=x.device)
-    # A start in equal steps, away from what is held; its c* is the unit in which time is weighed.
+    # A start in equal steps, away from what is held; its c* is the unit in which time is weighed. The floor lets time
+    # decide between equal pictures.
     spread = torch.cat([held, _spread_out(count, k, held)]) if len(held) < k else held
     start = (times[:, None] - times[spread]).abs().argmin(dim=1)
     start[spread] = torch.arange(k, device=x.device)
     first = shell_lbg(z, k, start=start, iterations=0, held=held)
-    tau2 = time_weight * float(first.radius.square())
+    tau2 = max(time_weight * float(first.radius.square()), 1e-6 * float(z.square().sum(1).mean()), 1e-12)
     codebook = shell_lbg(
         z,
         k,
@@ -300,10 +331,14 @@ def _coverage(
         start=start,
         iterations=iterations,
         held=held,
-        relocations=_RELOCATIONS if iterations else 0,
+        relocations=_RELOCATIONS,
     )
     found = snap_to_points(codebook.cells, codebook.costs, k)
     found[: len(held)] = held
-    if quantisation_error(x, spread) < quantisation_error(x, found):
-        found = spread
+    rivals = [spread]
+    if novel and not taken:
+        rivals.append(uniform_indices(count, k, x.device))
+    errors = [float(quantisation_error(x, rival)) for rival in rivals]
+    if float(quantisation_error(x, found)) >= min(errors):
+        found = rivals[errors.index(min(errors))]
     return found.sort().values, codebook.cells, tau2
