@@ -109,11 +109,16 @@ class NTLBGConfig(PreTrainedConfig):
     tie_word_embeddings: bool | None = None
 
     def __post_init__(self, **kwargs):
-        # Assigning the config to a model resets the base's attention implementation; keep what the base was made with.
-        base_attention = getattr(self.base_config, "_attn_implementation", None)
+        # Setting our own attention implementation resets those of the sub-configs; keep what the models were made with.
+        given = {
+            name: config._attn_implementation
+            for name in ("base_config", "scorer_config")
+            if isinstance(config := getattr(self, name), PreTrainedConfig)
+        }
         super().__post_init__(**kwargs)
-        if base_attention is not None and kwargs.get("attn_implementation") is None:
-            self.base_config._attn_implementation = base_attention
+        if kwargs.get("attn_implementation") is None:
+            for name, implementation in given.items():
+                getattr(self, name)._attn_implementation = implementation
         self._check_ranges()
         # transformers ties the weights of the outermost config; the base decides.
         self.tie_word_embeddings = bool(getattr(self.base_config, "tie_word_embeddings", False))

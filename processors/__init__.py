@@ -1,0 +1,11 @@
+"""From a file to model inputs. Importing it tells the auto classes that this code, not a checkpoint's copy, is NTLBG's."""
+
+from transformers import AutoProcessor, AutoVideoProcessor
+
+from ntlbg.configuration.configuration_ntlbg import NTLBGConfig
+from ntlbg.processors.processing_ntlbg import NTLBGProcessor
+from ntlbg.processors.video_processing_ntlbg import NTLBGVideoProcessor
+
+
+AutoVideoProcessor.register(NTLBGConfig, NTLBGVideoProcessor, exist_ok=True)
+AutoProcessor.register(NTLBGConfig, NTLBGProcessor, exist_ok=True)
