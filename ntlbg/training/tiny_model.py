@@ -26,6 +26,7 @@ MERGE = 2
 GROUP_FRAMES = 2
 GROUP_TOKENS = (FRAME // PATCH // MERGE) ** 2
 HIDDEN = 128
+EMBEDDING_STD = 0.15  # of words and, after the vision stage, of visual features: one scale for both
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -127,6 +128,7 @@ def build_base(tokenizer: Qwen2Tokenizer) -> Qwen2VLForConditionalGeneration:
         tie_word_embeddings=True,
     )
     model = Qwen2VLForConditionalGeneration(config)
+    torch.nn.init.normal_(model.get_input_embeddings().weight, std=EMBEDDING_STD)
     model.generation_config.eos_token_id = ids["<|im_end|>"]
     model.generation_config.pad_token_id = ids["<|endoftext|>"]
     model.generation_config.do_sample = False

@@ -12,10 +12,7 @@ from tqdm import tqdm
 
 from ntlbg.data.world import BACKGROUNDS, COLORS, SHAPES, Event, Scene, VideoSpec, _draw_distractor
 from ntlbg.data.world_video import round_trip
-from ntlbg.training.tiny_model import FRAME, GROUP_FRAMES, HIDDEN, encode_groups, to_patches
-
-
-FEATURE_STD = 0.15  # of the features the language model reads: raw ones (about 3.5) drown its embeddings
+from ntlbg.training.tiny_model import EMBEDDING_STD, FRAME, GROUP_FRAMES, HIDDEN, encode_groups, to_patches
 
 
 def dense_video(seed: int, duration: int = 256) -> VideoSpec:
@@ -192,10 +189,13 @@ def train_vision(visual: nn.Module, *, videos: int, steps: int, batch: int = 256
 
 @torch.no_grad()
 def normalise_features(visual: nn.Module, frames: torch.Tensor) -> None:
-    """Fold "subtract the mean, scale to FEATURE_STD" into the last linear layer of the tower."""
+    """Fold "subtract the mean, scale to EMBEDDING_STD" into the last linear layer of the tower.
+
+    Raw features have a standard deviation of about 3.5 and would drown the words.
+    """
     features = torch.cat([encode_groups(visual, to_patches(part)) for part in frames.split(512)])
     mean = features.mean((0, 1))
-    scale = FEATURE_STD / (features - mean).std()
+    scale = EMBEDDING_STD / (features - mean).std()
     last = visual.merger.mlp[-1]
     last.bias.copy_((last.bias - mean) * scale)
     last.weight.mul_(scale)
