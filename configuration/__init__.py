@@ -1,4 +1,4 @@
-"""What a model and a run are. Importing it tells the auto classes that this code, not a checkpoint's copy, is NTLBG's."""
+"""What a model and a run are. On import the auto classes learn that this code is NTLBG's, not a checkpoint copy of it."""
 
 from transformers import AutoConfig
 

@@ -109,7 +109,8 @@ class NTLBGConfig(PreTrainedConfig):
     tie_word_embeddings: bool | None = None
 
     def __post_init__(self, **kwargs):
-        # Setting our own attention implementation resets those of the sub-configs; keep what the models were made with.
+        # Setting our own attention implementation resets those of the sub-configs; keep what the models were made
+        # with.
         given = {
             name: config._attn_implementation
             for name in ("base_config", "scorer_config")

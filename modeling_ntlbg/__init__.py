@@ -1,4 +1,4 @@
-"""The model. Importing it tells the auto classes that this code, not a checkpoint's copy, is NTLBG's."""
+"""The model. On import the auto classes learn that this code is NTLBG's, not a checkpoint copy of it."""
 
 from transformers import AutoModel, AutoModelForImageTextToText
 

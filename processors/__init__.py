@@ -1,4 +1,4 @@
-"""From a file to model inputs. Importing it tells the auto classes that this code, not a checkpoint's copy, is NTLBG's."""
+"""From a file to model inputs. On import the auto classes learn that this code is NTLBG's, not a checkpoint copy."""
 
 from transformers import AutoProcessor, AutoVideoProcessor
 

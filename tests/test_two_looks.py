@@ -23,7 +23,8 @@ def family(request):
 
 @torch.no_grad()
 def test_a_second_look_at_the_same_size_answers_as_one_look_does(family):
-    """Positions, times, weights and context all come from the full prompt and the first look, so nothing may differ."""
+    """Positions, times, weights and context all come from the full prompt and the first look, so nothing may
+    differ."""
     processor = NTLBGProcessor.from_base(tiny_base_processor(family))
     model = tiny_model(family, processor.tokenizer)
     torch.nn.init.normal_(model.rich_points.gate)
