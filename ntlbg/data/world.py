@@ -136,7 +136,7 @@ def build_video(seed: int, duration: int = 256, *, num_scenes: int | None = None
     rng = np.random.default_rng([7, seed, duration])
     scenes = _draw_scenes(rng, duration, num_scenes)
     events = _draw_events(rng, duration)
-    distractors = tuple(_draw_distractor(rng) for _ in range(rng.integers(2, 5)))
+    distractors = tuple(draw_distractor(rng) for _ in range(rng.integers(2, 5)))
     return VideoSpec(seed, duration, scenes, events, distractors)
 
 
@@ -218,7 +218,8 @@ def _draw_names(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
             return shuffled
 
 
-def _draw_distractor(rng: np.random.Generator) -> Distractor:
+def draw_distractor(rng: np.random.Generator) -> Distractor:
+    """A grey ellipse somewhere, drifting anywhere."""
     x, y = rng.random(2)
     vx, vy = rng.uniform(-0.04, 0.04, size=2)
     rx, ry = rng.uniform(0.025, 0.06, size=2)

@@ -9,6 +9,8 @@ Stages, each a function that leaves its result in the work folder and is skipped
     cache     frozen features of the training and validation videos
     language  the language model learns to answer from k chosen groups (tiny_language.py)
     evaluate  exact match on unseen videos under uniform, relevant and oracle frames
+
+With `--out` the result is saved there at the end.
 """
 
 import argparse
@@ -40,7 +42,7 @@ class Sizes:
     vision_batch: int = 256
     videos: int = 1200
     validation_videos: int = 300
-    language_steps: int = 4000
+    language_steps: int = 3200
     language_batch: int = 64
 
 
@@ -96,10 +98,15 @@ def language_stage(work: Path, sizes: Sizes) -> None:
     (work / "language_losses.json").write_text(json.dumps(losses))
 
 
+def load_base(work: Path) -> tuple[Qwen2VLForConditionalGeneration, Qwen2VLProcessor]:
+    """The base the language stage left in the work folder, ready for inference, and its processor."""
+    model = Qwen2VLForConditionalGeneration.from_pretrained(work / "base").eval()
+    return model, Qwen2VLProcessor.from_pretrained(work / "base")
+
+
 def evaluate_stage(work: Path, sizes: Sizes) -> None:
     """base_results.json: exact match at k = 8 of 128 on validation videos."""
-    model = Qwen2VLForConditionalGeneration.from_pretrained(work / "base").eval()
-    processor = Qwen2VLProcessor.from_pretrained(work / "base")
+    model, processor = load_base(work)
     videos = load_cache(work / "validation.pt")
     results = {}
     for wording in ("train", "heldout"):
@@ -129,6 +136,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the stages that are missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("build/tiny"), help="folder of intermediate results")
+    parser.add_argument("--out", type=Path, help="folder for the finished model and processor")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
     parser.add_argument(
         "--smoke", action="store_true", help="the whole recipe at a tiny scale, in its own work folder"
@@ -144,6 +152,9 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"{name}: {work / result} is there already; delete it to run this stage again")
         else:
             stage(work, SMOKE if options.smoke else Sizes())
+    if options.out is not None:
+        for part in load_base(work):
+            part.save_pretrained(options.out)
 
 
 if __name__ == "__main__":

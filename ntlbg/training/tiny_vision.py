@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-from ntlbg.data.world import BACKGROUNDS, COLORS, SHAPES, Event, Scene, VideoSpec, _draw_distractor
+from ntlbg.data.world import BACKGROUNDS, COLORS, SHAPES, Event, Scene, VideoSpec, draw_distractor
 from ntlbg.data.world_video import round_trip
 from ntlbg.training.tiny_model import EMBEDDING_STD, FRAME, GROUP_FRAMES, HIDDEN, encode_groups, to_patches
 
@@ -42,7 +42,7 @@ def dense_video(seed: int, duration: int = 256) -> VideoSpec:
             )
         )
         clock = end + int(rng.choice((2, 2, 2, 3, 4)))
-    return VideoSpec(seed, duration, scenes, tuple(events), tuple(_draw_distractor(rng) for _ in range(4)))
+    return VideoSpec(seed, duration, scenes, tuple(events), tuple(draw_distractor(rng) for _ in range(4)))
 
 
 def shrink(frames: np.ndarray, mode: str = "bicubic") -> torch.Tensor:
