@@ -53,6 +53,14 @@ def temporal_net(weights: torch.Tensor, k: int) -> torch.Tensor:
     return (mass / total * k).long().clamp(0, k - 1)
 
 
+def _unit(vectors: torch.Tensor) -> torch.Tensor:
+    """Rows (n, p) at length 1. A zero row (points that cancel out, or weigh nothing) may point anywhere: axis one."""
+    lengths = vectors.norm(dim=1, keepdim=True)
+    axis = torch.zeros_like(vectors)
+    axis[:, 0] = 1.0
+    return torch.where(lengths > 0, vectors / lengths, axis)
+
+
 class _Lbg:
     """The iteration's data, and its steps: every step is exact for what it moves, so none can raise the cost."""
 
@@ -62,7 +70,7 @@ class _Lbg:
         self.norms = z.norm(dim=1)
         self.held = torch.zeros(0, dtype=torch.long, device=z.device) if held is None else held
         self.held_cells = torch.arange(len(self.held), device=z.device)
-        self.held_directions = torch.nn.functional.normalize(z[self.held], dim=1)
+        self.held_directions = _unit(z[self.held])
 
     def update(self, cells: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The best directions (k, p), radius and cell times (k,) for given cells."""
@@ -71,9 +79,7 @@ class _Lbg:
         sums.index_add_(0, cells, weights[:, None] * z)
         mass = torch.zeros(self.k, device=z.device, dtype=z.dtype).index_add_(0, cells, weights)
         centres = torch.zeros_like(mass).index_add_(0, cells, weights * self.times) / mass.clamp(min=1e-30)
-        directions = torch.nn.functional.normalize(sums, dim=1, eps=1e-30)
-        # A cell whose points cancel out, or weigh nothing, may point anywhere: take the first axis.
-        directions[(sums == 0).all(dim=1), 0] = 1.0
+        directions = _unit(sums)
         directions[:fixed], centres[:fixed] = self.held_directions, self.times[self.held]
         radius = (directions * sums).sum() / self.total
         return directions, radius.clamp(min=0.0), centres
