@@ -1,4 +1,4 @@
-"""What a model and a run are. On import the auto classes learn that this code is NTLBG's, not a checkpoint copy of it."""
+"""What a model and a run are. On import the auto classes learn that this code is NTLBG's, not that of a checkpoint."""
 
 from transformers import AutoConfig
 
