@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -17,9 +18,10 @@ from tiny_parts import SPECIAL_TOKENS, tiny_base_processor, tiny_tokenizer
 
 from ntlbg.cli import build_parser, main
 from ntlbg.cli_common import Stages
+from ntlbg.modeling_ntlbg.modeling_ntlbg import NTLBGForConditionalGeneration
 from ntlbg.modeling_ntlbg.selection_ntlbg import Selection
 from ntlbg.processors.processing_ntlbg import NTLBGProcessor
-from ntlbg.selection.answering import load_answerer
+from ntlbg.selection.answering import ModelError, load_answerer
 from ntlbg.selection.features import FrameSelection
 
 
@@ -225,6 +227,24 @@ def test_a_plain_base_reads_again_what_the_encoder_chose(capsys, clip, models, e
     assert answer["selection"]["frames_indices"][:3] == [0, 5, 10]
 
 
+def test_a_budget_of_tokens_also_binds_what_is_read_again(clip, models, encoder):
+    answerer = load_answerer(models["base"], encoder=encoder, device="cpu", max_new_tokens=2)
+    messages = [{"role": "user", "content": [{"type": "video", "path": clip}, {"type": "text", "text": QUESTION}]}]
+    grid = answerer.processor(messages)["video_grid_thw"][0].tolist()
+    per_group = grid[1] * grid[2] // 4
+    opened = answerer.open(clip)
+    assert opened.ask(QUESTION, max_visual_tokens=4 * per_group - 1).num_groups == 3
+    assert opened.ask(QUESTION, max_visual_tokens=1000 * per_group).num_groups == grid[0]
+    with pytest.raises(ModelError, match=f"below one group of this video, {per_group}"):
+        opened.ask(QUESTION, max_visual_tokens=per_group - 1)
+
+
+def test_auto_classes_load_our_checkpoints_with_the_installed_code(models):
+    assert type(transformers.AutoProcessor.from_pretrained(models["ntlbg"])) is NTLBGProcessor
+    model = transformers.AutoModelForImageTextToText.from_pretrained(models["ntlbg"])
+    assert type(model) is NTLBGForConditionalGeneration
+
+
 def test_any_other_model_answers_from_images(capsys, clip, models, encoder):
     arguments = ("ask", clip, QUESTION, "--model", models["llava"], "--max-new-tokens", 2, "-k", 3)
     code, out, _ = run(capsys, *arguments, "--encoder", encoder)
@@ -339,8 +359,6 @@ def test_help_shows_examples_that_parse(capsys, command):
     examples = [line.strip() for line in out.splitlines() if line.strip().startswith("ntlbg ")]
     assert examples
     for example in examples:
-        import shlex
-
         words = shlex.split(example.split("  ")[0].split(" | ")[0])[1:]
         assert build_parser().parse_args(words).run
 

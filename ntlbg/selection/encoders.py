@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from tqdm import tqdm
+from transformers import AutoModel, AutoProcessor
 
 from ntlbg.errors import InputError
 
@@ -57,9 +58,6 @@ class DualEncoder:
         Raises:
             EncoderError: not reachable and not cached, not a model, or no dual encoder.
         """
-        # transformers takes longer to import than a video without a question takes to be read.
-        from transformers import AutoModel, AutoProcessor
-
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         try:
             model = AutoModel.from_pretrained(name, dtype=torch.float32)
