@@ -37,7 +37,7 @@ tiny-smoke: $(STAMP)    ## the same recipe at a tiny scale, in two minutes
 bench: bench-tiny       ## rebuild docs/benchmarks
 
 bench-tiny: $(STAMP)    ## selectors side by side on 400 unseen videos, and the demo's setting over 50 (about an hour)
-	$(BIN)/python -m ntlbg.evaluation.world_benchmark --videos 400 --out docs/benchmarks/tiny
+	$(BIN)/python -m ntlbg.evaluation.world_benchmark --videos 400 --out docs/benchmarks/tiny --readme README.md
 	$(BIN)/python -m ntlbg.demo --seed 1000 --many 50
 
 clean:                  ## remove the environment and everything made

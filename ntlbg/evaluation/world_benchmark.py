@@ -27,6 +27,8 @@ from ntlbg.processors.processing_ntlbg import NTLBGProcessor
 
 
 SELECTORS = ("ntlbg", "uniform", "topk", "oracle", "all")
+README_START = "<!-- tiny-table: written by `make bench-tiny` -->"
+README_END = "<!-- /tiny-table -->"
 DURATION = 256  # seconds: 128 groups of two candidate frames at one a second
 
 
@@ -111,28 +113,36 @@ def summarise(right: dict[str, dict[str, list[bool]]]) -> dict:
     return {"accuracy": table, "ntlbg_less_uniform": paired}
 
 
-def to_markdown(result: dict) -> str:
-    """The page beside the JSON."""
+def accuracy_table(result: dict) -> str:
+    """Selectors by kinds in Markdown, with the paired gap of ntlbg and uniform as the last row."""
     table, paired = result["accuracy"], result["ntlbg_less_uniform"]
     kinds = list(table["ntlbg"])
-    lines = [
-        "# ntlbg-tiny on the procedural world",
-        "",
-        f"Exact match in percent ± standard error on {result['videos']} unseen videos of {DURATION} seconds (test "
-        f"split, wordings never used in training): {result['k']} of {DURATION // 2} groups, candidate_fps 1. `all` "
-        "sees every group. The gap is "
-        "paired by video, with a 95 % bootstrap interval.",
-        "",
-        "| selector | " + " | ".join(kinds) + " |",
-        "|---|" + "---|" * len(kinds),
-    ]
+    lines = ["| selector | " + " | ".join(kinds) + " |", "|---|" + "---|" * len(kinds)]
     for selector, row in table.items():
         cells = [f"{row[kind]['accuracy']:.1f} ± {row[kind]['standard_error']:.1f}" for kind in kinds]
         lines.append(f"| {selector} | " + " | ".join(cells) + " |")
     gaps = [f"{paired[kind]['mean']:+.1f} [{paired[kind]['low']:+.1f}, {paired[kind]['high']:+.1f}]" for kind in kinds]
     lines.append("| ntlbg less uniform | " + " | ".join(gaps) + " |")
-    lines += ["", f"Commit {result['commit']}, {result['machine']}, `{result['command']}`.", ""]
     return "\n".join(lines)
+
+
+def to_markdown(result: dict) -> str:
+    """What the README shows and the page beside the JSON repeats."""
+    return (
+        f"Exact match in percent ± standard error on {result['videos']} unseen videos of {DURATION} seconds (wordings "
+        f"never used in training): {result['k']} of {DURATION // 2} groups, one candidate frame a second. `all` sees "
+        "every group, `oracle` knows where the evidence is, `topk` takes the highest of the same trained relevance. "
+        f"The gap is paired by video, with a 95 % bootstrap interval.\n\n{accuracy_table(result)}\n\nCommit "
+        f"{result['commit']}, {result['machine']}, `{result['command']}`.\n"
+    )
+
+
+def write_between_markers(page: Path, content: str) -> None:
+    """Replace what stands between the README's two markers of this table."""
+    text = page.read_text(encoding="utf-8")
+    before, rest = text.split(README_START)
+    _, after = rest.split(README_END)
+    page.write_text(f"{before}{README_START}\n{content}{README_END}{after}", encoding="utf-8")
 
 
 def main() -> None:
@@ -144,6 +154,7 @@ def main() -> None:
     parser.add_argument("--wording", default="heldout", choices=("train", "heldout"))
     parser.add_argument("-k", type=int, default=8)
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/tiny"), help="path without suffix")
+    parser.add_argument("--readme", type=Path, help="page whose table is written anew")
     args = parser.parse_args()
     torch.set_num_threads(1)
     model = NTLBGForConditionalGeneration.from_pretrained(args.model).eval()
@@ -188,9 +199,11 @@ def main() -> None:
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    page = to_markdown(result)
-    args.out.with_suffix(".md").write_text(page, encoding="utf-8")
-    print(page)
+    content = to_markdown(result)
+    args.out.with_suffix(".md").write_text(f"# ntlbg-tiny on the procedural world\n\n{content}", encoding="utf-8")
+    if args.readme is not None:
+        write_between_markers(args.readme, content)
+    print(content)
 
 
 if __name__ == "__main__":
