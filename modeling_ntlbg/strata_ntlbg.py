@@ -81,6 +81,17 @@ def smooth(curve: torch.Tensor, width: int) -> torch.Tensor:
     return (total[high] - total[low]) / (high - low)
 
 
+def lasting(curve: torch.Tensor) -> torch.Tensor:
+    """What of `curve` (T,) lasts two groups: max(min(v_t-1, v_t), min(v_t, v_t+1)), a morphological opening.
+
+    A glitch of a single group is no event. A moving average would only make it a third as high.
+    """
+    if len(curve) == 1:
+        return curve
+    pairs = torch.minimum(curve[1:], curve[:-1])
+    return torch.maximum(torch.cat([pairs[:1], pairs]), torch.cat([pairs, pairs[-1:]]))
+
+
 def robust_scores(curve: torch.Tensor) -> torch.Tensor:
     """(v - median)/(1.4826 MAD) of `curve` (T,): how far each value stands out; zeros for a constant curve."""
     centred = curve - curve.median()
@@ -129,7 +140,8 @@ def _calibrated_picks(logits: torch.Tensor, x: torch.Tensor, quota: int, k: int)
     above = logits > 0
     if above.float().mean() > _GLOBAL_FRACTION:
         return []
-    above |= (logits > _SHY_LOGIT) & (robust_scores(logits) > _SHY_SCORE)
+    z = robust_scores(logits)
+    above |= (logits > _SHY_LOGIT) & (z > max(_SHY_SCORE, float(-z.min())))
     if not above.any():
         return []
     peaks = [(start + int(logits[start:end].argmax()), start, end) for start, end in _runs(above)]
@@ -250,8 +262,7 @@ def select_representatives(
         own = fit_gaussian(x, rank=rank)
         whitened = own.whiten(x)
         distance = whitened.square().sum(1)
-        # min(m, smooth3 m): a glitch of a single group is no event.
-        novelty = robust_scores(torch.minimum(distance, smooth(distance, 3)))
+        novelty = robust_scores(lasting(distance))
 
         taken, novel = [], []
         if k < count and relevance is not None:

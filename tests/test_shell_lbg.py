@@ -15,7 +15,7 @@ def standard_points(dim, k):
     return representative_points(torch.zeros(dim), torch.zeros(dim, 2), torch.ones(dim), k)
 
 
-# (d, k, radius): principal points of N(0, I_d) on one shell, see docs/ for the derivation.
+# (d, k, radius): shell points of N(0, I_d); pairs, simplices, cross polytopes, and rings with their closed form.
 KNOWN_RADII = [
     (1, 2, math.sqrt(2 / math.pi)),
     (7, 2, math.sqrt(2 / math.pi)),
