@@ -148,6 +148,8 @@ def _calibrated_picks(logits: torch.Tensor, x: torch.Tensor, quota: int, k: int)
     peaks.sort(key=lambda run: (-float(logits[run[0]]), run[0]))
     apart, close = [], []
     for peak, start, end in peaks:
+        if len(apart) == quota:
+            break
         touching = any(start < other_end + 2 and other_start < end + 2 for _, other_start, other_end in apart)
         (close if touching else apart).append((peak, start, end))
     picks = [peak for peak, _, _ in apart + close][:quota]
