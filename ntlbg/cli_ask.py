@@ -19,6 +19,7 @@ from ntlbg.cli_common import (
     table,
     write_json,
 )
+from ntlbg.plain_text import printable
 
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def describe(answer: Answer) -> str:
         )
     ]
     return (
-        f"{answer.question}\n{answer.text}\n\n"
+        f"{printable(answer.question)}\n{printable(answer.text)}\n\n"
         f"from {groups} = {frames}, of {len(evidence.candidate_seconds)} candidate {evidence.unit}s\n"
         + table(("rank", "time", "seconds", "stratum", "weight"), rows)
     )

@@ -14,6 +14,7 @@ from typing import NoReturn
 from tqdm import tqdm
 
 from ntlbg.errors import InputError
+from ntlbg.plain_text import printable
 
 
 # Seconds of work before a bar appears in a log file; someone who watches a terminal sees it at once.
@@ -35,7 +36,7 @@ class Parser(argparse.ArgumentParser):
 
 def one_line(text: object) -> str:
     """A message without line breaks or a final full stop."""
-    return " ".join(str(text).split()).rstrip(".")
+    return printable(" ".join(str(text).split())).rstrip(".")
 
 
 def positive_int(text: str) -> int:
@@ -177,7 +178,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def print_notes(notes: Sequence[str]) -> None:
     """What the reader should know of a result, on the standard error, one line each."""
     for note in notes:
-        print(f"ntlbg: note: {' '.join(note.split())}", file=sys.stderr)
+        print(f"ntlbg: note: {printable(' '.join(note.split()))}", file=sys.stderr)
 
 
 class Stages:

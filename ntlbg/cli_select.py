@@ -23,6 +23,7 @@ from ntlbg.cli_common import (
     table,
     write_json,
 )
+from ntlbg.plain_text import printable
 
 
 if TYPE_CHECKING:
@@ -144,7 +145,8 @@ def describe(selection: FrameSelection) -> str:
         )
     ]
     return (
-        f"{selection.name}: {frames} of {selection.num_candidates} candidates ({counts}), judged by {judge}\n"
+        f"{printable(selection.name)}: {frames} of {selection.num_candidates} candidates ({counts}), "
+        f"judged by {judge}\n"
         f"as a video for a VLM that fuses frames in time, each frame is a group of its own: {groups}\n\n"
         + table(("rank", "picture", "time", "seconds", "stratum", "weight"), rows)
     )

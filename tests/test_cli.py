@@ -331,6 +331,16 @@ def test_in_a_process_of_its_own_nothing_but_the_sentence_reaches_the_standard_e
     assert_one_sentence(ended.returncode, ended.stdout, ended.stderr)
 
 
+def test_a_file_name_cannot_steer_the_terminal(capsys, tmp_path):
+    code, out, err = run(capsys, "select", tmp_path / "a\x1b[2J\rb.mp4")
+    assert_one_sentence(code, out, err)
+    assert "\x1b" not in err
+    path = write_video(tmp_path / "c\x1b[31md.mp4", scenes(lengths=(6,), flash=None))
+    code, out, err = run(capsys, "select", path, "-k", 2)
+    assert code == 0
+    assert "\x1b" not in out + err
+
+
 def test_interrupting_ends_with_130_and_no_traceback(capsys, clip, monkeypatch):
     def interrupted(args):
         raise KeyboardInterrupt

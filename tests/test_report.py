@@ -115,6 +115,14 @@ def test_hostile_names_questions_and_answers_are_shown_as_text_and_never_run(tmp
     assert page.count("alert(1)") == page.count("&lt;script&gt;alert(1)")
 
 
+def test_control_characters_leave_the_page_and_the_drawing_well_formed(tmp_path):
+    selection = frame_selection(query="a\x00b\x1b[2Jc\x07 \u202ed")
+    page, _ = write(tmp_path, selection, answer="one\ntwo\x08")
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", page)
+    drawing = timeline_svg(Evidence.of(selection), 30.0, title=selection.query)
+    assert ElementTree.fromstring(drawing).get("role") == "img"
+
+
 def test_the_page_loads_nothing_from_elsewhere(tmp_path):
     page, _ = write(tmp_path, frame_selection())
     seen = audit(page)

@@ -8,7 +8,6 @@ import json
 import string
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ntlbg.modeling_ntlbg.strata_ntlbg import STRATA
+from ntlbg.plain_text import shown
 from ntlbg.report.evidence import WHY, Evidence, clock
 from ntlbg.report.timeline import shape, timeline_svg
 from ntlbg.selection.features import FrameSelection
@@ -119,14 +119,14 @@ def write_report(
     title = f"{video.name}: the frames that stand for it"
     template = string.Template(files("ntlbg.report").joinpath("report.html").read_text(encoding="utf-8"))
     page = template.substitute(
-        title=escape(title),
+        title=shown(title),
         facts=_facts(video, evidence[0]),
         warnings=_notes(video.warnings),
         sections="\n".join(
             _section(number, question, chosen, video)
             for number, (question, chosen) in enumerate(zip(questions, evidence, strict=True), start=1)
         ),
-        footer="Made by NTLBG-LLM." + ("" if command is None else f" <code>{escape(command)}</code>"),
+        footer="Made by NTLBG-LLM." + ("" if command is None else f" <code>{shown(command)}</code>"),
     )
     path.write_text(page, encoding="utf-8")
     figures = path.with_suffix(".json")
@@ -163,7 +163,7 @@ def data_uri(frame: np.ndarray, side: int = THUMBNAIL) -> str:
 
 
 def _facts(video: VideoFacts, evidence: Evidence) -> str:
-    return escape(
+    return shown(
         f"{clock(video.duration, tenths=True)} long · {video.width}×{video.height} · {video.fps:.4g} pictures a second"
         f", {video.total_num_frames} in all · {len(evidence.candidate_seconds)} candidate {evidence.unit}s"
     )
@@ -172,17 +172,17 @@ def _facts(video: VideoFacts, evidence: Evidence) -> str:
 def _notes(sentences: Sequence[str]) -> str:
     if not sentences:
         return ""
-    return '<ul class="notes">' + "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences) + "</ul>"
+    return '<ul class="notes">' + "".join(f"<li>{shown(sentence)}</li>" for sentence in sentences) + "</ul>"
 
 
 def _section(number: int, question: ReportQuestion, evidence: Evidence, video: VideoFacts) -> str:
     heading = question.question if question.question is not None else "The video as a whole (nothing was asked)"
-    parts = [f'<section id="q{number}">', f"<h2>{escape(heading)}</h2>"]
+    parts = [f'<section id="q{number}">', f"<h2>{shown(heading)}</h2>"]
     if question.answer is not None:
-        parts.append(f'<p class="answer">{escape(question.answer)}</p>')
+        parts.append(f'<p class="answer">{shown(question.answer)}</p>')
     if question.truth is not None:
         verdict = {True: '<span class="right">✓ right</span>', False: '<span class="wrong">✗ wrong</span>', None: ""}
-        parts.append(f'<p class="verdict">{verdict[question.verdict]} The truth: {escape(question.truth)}</p>')
+        parts.append(f'<p class="verdict">{verdict[question.verdict]} The truth: {shown(question.truth)}</p>')
     elif question.verdict is not None:
         word = "right" if question.verdict else "wrong"
         parts.append(f'<p class="verdict"><span class="{word}">{"✓" if question.verdict else "✗"} {word}</span></p>')
@@ -231,10 +231,10 @@ def _table(question: ReportQuestion, evidence: Evidence, video: VideoFacts) -> s
             number = f'<td data-name="picture no.">{int(evidence.picture_numbers[rank])}</td>'
         if frames is not None:
             alt = f"The picture at {moment}"
-            picture = f'<td class="picture"><img alt="{escape(alt)}" src="{data_uri(frames[rank])}"></td>'
+            picture = f'<td class="picture"><img alt="{shown(alt)}" src="{data_uri(frames[rank])}"></td>'
         rows.append(
             f'<tr>{picture}<td data-name="#">{rank + 1}</td><td data-name="time">{moment}</td>'
-            f'<td data-name="">{_icon(stratum)}{escape(stratum)}</td><td data-name="weight">{float(weight):.1%}</td>'
+            f'<td data-name="">{_icon(stratum)}{shown(stratum)}</td><td data-name="weight">{float(weight):.1%}</td>'
             f'<td data-name="window">{window}</td>'
             f"{number}</tr>"
         )
@@ -248,7 +248,7 @@ def _table(question: ReportQuestion, evidence: Evidence, video: VideoFacts) -> s
 def _timings(timings: dict[str, float]) -> str:
     longest = max(max(timings.values()), 1e-9)
     rows = "".join(
-        f"<tr><td>{escape(stage)}</td><td>{seconds:.2f} s</td>"
+        f"<tr><td>{shown(stage)}</td><td>{seconds:.2f} s</td>"
         f'<td><span class="bar" style="width:{100 * max(seconds, 0) / longest:.1f}%"></span></td></tr>'
         for stage, seconds in timings.items()
     )

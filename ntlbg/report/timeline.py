@@ -6,11 +6,11 @@ Every representative is marked by place, shape and colour of its stratum, so tha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 
 import numpy as np
 
 from ntlbg.modeling_ntlbg.strata_ntlbg import STRATA
+from ntlbg.plain_text import shown
 from ntlbg.report.evidence import Evidence, clock
 
 
@@ -79,7 +79,7 @@ def timeline_svg(evidence: Evidence, duration: float, title: str = "Timeline of 
     )
     for rank, (second, stratum) in enumerate(zip(evidence.seconds, evidence.strata, strict=True)):
         parts.append(
-            f"<g><title>{escape(_mark_text(evidence, rank))}</title>"
+            f"<g><title>{shown(_mark_text(evidence, rank))}</title>"
             f"{shape(stratum, x(float(second)), lanes[stratum], size)}</g>"
         )
     y = band_top + band_height + 18
@@ -99,7 +99,7 @@ def timeline_svg(evidence: Evidence, duration: float, title: str = "Timeline of 
     )
     return (
         f'<svg class="tl" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" role="img" '
-        f'aria-label="{escape(title)}: {escape(summary)}"><style>{STYLE}</style>{"".join(parts)}</svg>'
+        f'aria-label="{shown(title)}: {shown(summary)}"><style>{STYLE}</style>{"".join(parts)}</svg>'
     )
 
 
@@ -134,7 +134,7 @@ def _lane_label(stratum: str, count: int, y: float) -> str:
 
 
 def _left_label(text: str, y: float, dim: bool = False) -> str:
-    return f'<text class="{"dim" if dim else "label"}" x="4" y="{y + 4:.1f}">{escape(text)}</text>'
+    return f'<text class="{"dim" if dim else "label"}" x="4" y="{y + 4:.1f}">{shown(text)}</text>'
 
 
 def _tick_width(count: int) -> float:
@@ -164,7 +164,7 @@ def _bands(evidence: Evidence, end: float, x, top: float, height: float) -> list
         )
         edges = "".join(f"M{x(start):.1f} {top:.1f}v{height}" for start, _ in stretches)
         parts.append(
-            f'<g><title>{escape(_mark_text(evidence, rank))}</title>{rects}<path class="edge" d="{edges}"/></g>'
+            f'<g><title>{shown(_mark_text(evidence, rank))}</title>{rects}<path class="edge" d="{edges}"/></g>'
         )
     return parts
 
@@ -192,7 +192,7 @@ def _curve(name: str, values: np.ndarray, evidence: Evidence, x, top: float, siz
     for rank, position in enumerate(evidence.positions):
         second = float(evidence.candidate_seconds[position])
         parts.append(
-            f"<g><title>{escape(_mark_text(evidence, rank))}: {name} {_number(float(values[position]))}</title>"
+            f"<g><title>{shown(_mark_text(evidence, rank))}: {name} {_number(float(values[position]))}</title>"
             f"{shape(evidence.strata[rank], x(second), y(float(values[position])), size * 0.7)}</g>"
         )
     return parts
