@@ -6,6 +6,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
+from ntlbg.configuration.remote_code_ntlbg import register
+
 
 # The adapters of modeling_ntlbg/adapters_ntlbg.py, by the base's model_type.
 SUPPORTED_BASES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl")
@@ -182,6 +184,9 @@ class NTLBGConfig(PreTrainedConfig):
     @property
     def video_token_id(self) -> int:
         return self.base_config.video_token_id
+
+
+register(NTLBGConfig, AutoConfig, key="ntlbg")
 
 
 __all__ = ["SUPPORTED_BASES", "NTLBGConfig"]

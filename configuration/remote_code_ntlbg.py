@@ -29,6 +29,20 @@ def is_remote_code(cls: type) -> bool:
     return cls.__module__.startswith("transformers_modules")
 
 
+def register(cls: type, *auto_classes, key=None) -> None:
+    """Tell transformers' auto classes that `cls` is the class for NTLBG, unless it is a checkpoint's own copy of it.
+
+    An installed project then uses its own code and is never asked whether a checkpoint's code may run.
+
+    Args:
+        auto_classes: with a `register(key, cls, exist_ok=True)`.
+        key: what they file it under.
+    """
+    if not is_remote_code(cls):
+        for auto_class in auto_classes:
+            auto_class.register(key, cls, exist_ok=True)
+
+
 def _flatten(source: str) -> tuple[str, set[str]]:
     """Source with its travelling imports made relative, and the dotted names of the modules it needs."""
     lines, needed = source.splitlines(keepends=True), set()
@@ -71,5 +85,6 @@ __all__ = [
     "PROCESSOR_AUTO_MAP",
     "VIDEO_PROCESSOR_AUTO_MAP",
     "is_remote_code",
+    "register",
     "save_remote_code",
 ]

@@ -26,6 +26,7 @@ class LooksMixin:
     """Encoding, choosing and enriching; for a model with `config`, `adapter`, `scorer`, `selector`, `rich_points`,
     `transition` and the buffers `expected_mean` and `expected_variance`."""
 
+    @torch.no_grad()
     def encode_video(self, pixel_values_videos, video_grid_thw, **_) -> list[VideoFeatures]:
         r"""
         Encode videos once; pass the result as `video_features=` to `select`, `forward` or `generate`, for many
@@ -36,6 +37,9 @@ class LooksMixin:
         Returns:
             `list[VideoFeatures]`, one per video.
         """
+        return self._encode(pixel_values_videos, video_grid_thw)
+
+    def _encode(self, pixel_values_videos, video_grid_thw) -> list[VideoFeatures]:
         return self.adapter.encode(pixel_values_videos, video_grid_thw, self.config.vision_chunk_groups)
 
     def representatives_for(
@@ -187,6 +191,11 @@ class LooksMixin:
             `selection=`.
         """
         if scorer_pixel_values is not None:
+            if max_visual_tokens is not None:
+                raise ValueError(
+                    "A scorer's look does not know how many visual tokens a group will have in the second look; pass "
+                    "`num_representatives` instead of `max_visual_tokens`."
+                )
             return self._select_by_scorer(
                 scorer_pixel_values,
                 scorer_input_ids,

@@ -18,7 +18,7 @@ from transformers import initialization as init
 from transformers.cache_utils import Cache
 
 from ntlbg.configuration.configuration_ntlbg import NTLBGConfig
-from ntlbg.configuration.remote_code_ntlbg import MODEL_AUTO_MAP, is_remote_code, save_remote_code
+from ntlbg.configuration.remote_code_ntlbg import MODEL_AUTO_MAP, is_remote_code, register, save_remote_code
 from ntlbg.modeling_ntlbg.adapters_ntlbg import VideoFeatures, adapter_for
 from ntlbg.modeling_ntlbg.looks_ntlbg import LooksMixin
 from ntlbg.modeling_ntlbg.losses_ntlbg import Transition
@@ -237,11 +237,11 @@ class NTLBGForConditionalGeneration(LooksMixin, NTLBGPreTrainedModel, Generation
             if features is None:
                 kept_grids = grids.clone()
                 kept_grids[:, 0] = inputs["kept_group_counts"]
-                features = self.encode_video(inputs["pixel_values_videos"], kept_grids)
+                features = self._encode(inputs["pixel_values_videos"], kept_grids)
             parts = inputs["kept_group_indices"].split(counts)
             return [self._second_look(*triple) for triple in zip(features, selections, parts, strict=True)]
         if features is None:
-            features = self.encode_video(inputs["pixel_values_videos"], grids)
+            features = self._encode(inputs["pixel_values_videos"], grids)
         if len(features) != len(grids):
             raise ValueError(f"There are {len(grids)} videos in the prompt, but features of {len(features)}.")
         if selections is not None:
@@ -440,6 +440,9 @@ _PREPARED_INPUTS = (
     "num_representatives",
     "max_visual_tokens",
 )
+
+
+register(NTLBGForConditionalGeneration, AutoModel, AutoModelForImageTextToText, key=NTLBGConfig)
 
 
 __all__ = ["NTLBGForConditionalGeneration", "NTLBGGenerateOutput", "NTLBGOutput", "NTLBGPreTrainedModel"]

@@ -13,7 +13,8 @@ import transformers
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
-from ntlbg.configuration.remote_code_ntlbg import PROCESSOR_AUTO_MAP, is_remote_code, save_remote_code
+from ntlbg.configuration.configuration_ntlbg import NTLBGConfig
+from ntlbg.configuration.remote_code_ntlbg import PROCESSOR_AUTO_MAP, is_remote_code, register, save_remote_code
 from ntlbg.processors.first_look_ntlbg import base_first_look, scorer_first_look
 from ntlbg.processors.query_text_ntlbg import is_conversation, query_of_messages, query_of_prompt
 from ntlbg.processors.video_processing_ntlbg import SAMPLING_KWARGS, NTLBGVideoProcessor, TimedVideoMetadata
@@ -345,6 +346,9 @@ def _without_fetching_kwargs(kwargs: dict) -> tuple[dict, dict, object]:
     if nested:
         kwargs["videos_kwargs"] = nested
     return kwargs, fetching, video_metadata
+
+
+register(NTLBGProcessor, transformers.AutoProcessor, key=NTLBGConfig)
 
 
 __all__ = ["NTLBGProcessor"]

@@ -8,12 +8,14 @@ from typing import TypedDict
 
 import numpy as np
 import torch
+from transformers import AutoVideoProcessor
 from transformers.image_processing_utils import BatchFeature
 from transformers.models.auto.video_processing_auto import video_processor_class_from_name
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
-from ntlbg.configuration.remote_code_ntlbg import VIDEO_PROCESSOR_AUTO_MAP
+from ntlbg.configuration.configuration_ntlbg import NTLBGConfig
+from ntlbg.configuration.remote_code_ntlbg import VIDEO_PROCESSOR_AUTO_MAP, register
 from ntlbg.processors.video_decoding_ntlbg import VideoFile, take_frames, thin_candidates
 from ntlbg.processors.video_source_ntlbg import (
     CandidateFrames,
@@ -415,6 +417,9 @@ def _at_least(clip: np.ndarray, count: int) -> np.ndarray:
     """`clip` (N, H, W, 3), its last frame repeated until there are `count`: Qwen3-VL refuses less than one group."""
     missing = count - len(clip)
     return clip if missing <= 0 else np.concatenate([clip, np.repeat(clip[-1:], missing, axis=0)])
+
+
+register(NTLBGVideoProcessor, AutoVideoProcessor, key=NTLBGConfig)
 
 
 __all__ = ["NTLBGVideoProcessor", "NTLBGVideosKwargs", "TimedVideoMetadata"]

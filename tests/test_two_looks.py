@@ -85,6 +85,8 @@ def test_a_dual_encoder_makes_the_first_look(kind, tmp_path):
     selection = model.select(**first, num_representatives=4)
     assert selection.relevance is not None
     assert not selection.notes
+    with pytest.raises(ValueError, match="num_representatives` instead of"):
+        model.select(**first, max_visual_tokens=8)
     # Centred cosines, as the reference formula has them.
     images = scorer.get_image_features(first["scorer_pixel_values"]).pooler_output
     text = {name.removeprefix("scorer_"): first[name] for name in first if name.startswith("scorer_")}
