@@ -221,14 +221,19 @@ def _jittered(total, k, rng):
 
 
 def draw_example(videos: list[CachedVideo], k: int, rng: np.random.Generator) -> Example:
-    """A random question about a random video, seen through k groups."""
+    """A random question about a random video, seen through k groups.
+
+    The kind is drawn first, so that the shares of the kinds hold although not every video has a question of each.
+    Where no video out of many has one, another kind is drawn.
+    """
     kinds, shares = list(KIND_SHARES), list(KIND_SHARES.values())
-    kind = kinds[rng.choice(len(kinds), p=shares)]
     while True:
-        video = videos[rng.integers(len(videos))]
-        question = ask(video.spec, kind, rng)
-        if question is not None:
-            return Example(video, question, draw_groups(question, video.total, k, rng))
+        kind = kinds[rng.choice(len(kinds), p=shares)]
+        for _ in range(50):
+            video = videos[rng.integers(len(videos))]
+            question = ask(video.spec, kind, rng)
+            if question is not None:
+                return Example(video, question, draw_groups(question, video.total, k, rng))
 
 
 class EvidenceHead(nn.Module):
@@ -347,17 +352,21 @@ def evaluate_base(
     """Exact match of the answerer under selectors that cheat by a known amount.
 
     Returns:
-        {selector: {kind: (accuracy 0..1, number of questions)}}; one question of each kind per video.
+        {selector: {kind: (accuracy 0..1, number of questions)}}; one question of each kind per video that has one. Kinds
+        that no video has a question of are left out.
     """
     rng = np.random.default_rng([31, seed])
-    asked = {kind: [(v, ask(v.spec, kind, rng, wording=wording)) for v in videos] for kind in KIND_SHARES}
+    asked = {}
+    for kind in KIND_SHARES:
+        pairs = [(video, ask(video.spec, kind, rng, wording=wording)) for video in videos]
+        asked[kind] = [(video, question) for video, question in pairs if question is not None]
     results = {}
     for name, select in SELECTORS.items():
         results[name] = {}
         for kind, pairs in asked.items():
-            examples = [Example(v, q, select(q, v.total, k)) for v, q in pairs if q is not None]
-            right = exact_match(model, processor, examples)
-            results[name][kind] = (float(right.mean()), len(right))
+            if pairs:
+                right = exact_match(model, processor, [Example(v, q, select(q, v.total, k)) for v, q in pairs])
+                results[name][kind] = (float(right.mean()), len(right))
     return results
 
 

@@ -131,7 +131,8 @@ def build_optimizers(modules: list[nn.Module], lr: float, adam_lr: float) -> lis
 
 
 def schedule(step: int, steps: int, warmup: int = 50) -> float:
-    """Linear warm-up, flat, then a linear fall to 2 % over the last 40 %."""
+    """Linear warm-up (of a tenth of the steps at most), flat, then a linear fall to 2 % over the last 40 %."""
+    warmup = min(warmup, max(1, steps // 10))
     fall = min(1.0, (steps - step) / (0.4 * steps))
     return min(1.0, (step + 1) / warmup) * max(fall, 0.02)
 
