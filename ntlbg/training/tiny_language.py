@@ -352,8 +352,8 @@ def evaluate_base(
     """Exact match of the answerer under selectors that cheat by a known amount.
 
     Returns:
-        {selector: {kind: (accuracy 0..1, number of questions)}}; one question of each kind per video that has one. Kinds
-        that no video has a question of are left out.
+        {selector: {kind: (accuracy 0..1, number of questions)}}; one question of each kind per video that has one.
+        Kinds that no video has a question of are left out.
     """
     rng = np.random.default_rng([31, seed])
     asked = {}
