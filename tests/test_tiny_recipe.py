@@ -250,6 +250,18 @@ def test_both_stages_learn_and_touch_only_their_own_weights(video):
     assert all(0 <= accuracy <= 1 for row in results.values() for accuracy, _ in row.values())
 
 
+def test_fixed_words_stay_while_the_rest_learns(video):
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer(all_words())
+    model, processor = build_base(tokenizer), build_processor(tokenizer)
+    words = model.get_input_embeddings().weight
+    before, norm = words.clone(), model.model.language_model.norm.weight.clone()
+    train_language(model, processor, [video[0]], steps=2, batch=4, budgets={64: 1.0}, words_fixed=True)
+    assert torch.equal(words, before)
+    assert words.requires_grad
+    assert not torch.equal(model.model.language_model.norm.weight, norm)
+
+
 def test_a_selector_example_labels_the_groups_of_the_evidence(video):
     cached, _ = video
     rng = np.random.default_rng(0)

@@ -30,6 +30,7 @@ from ntlbg.training.tiny_vision import build_optimizers, schedule
 
 KIND_SHARES = {"retrieve": 0.15, "order": 0.20, "count": 0.35, "scenes": 0.15, "longest": 0.15}
 BUDGETS = {4: 0.08, 6: 0.06, 8: 0.50, 12: 0.10, 16: 0.14, 24: 0.06, 32: 0.06}
+WIDE_BUDGETS = {4: 0.05, 8: 0.30, 16: 0.20, 32: 0.20, 64: 0.15, 128: 0.10}
 ANSWERABLE_SHARE = 0.96
 MAX_RUNNING = 8  # classes of the running count: 0..7, more count as 7
 IGNORE = -100
@@ -273,11 +274,15 @@ def train_language(
     lr: float = 2e-3,
     adam_lr: float = 2e-3,
     evidence_weight: float = 0.3,
+    budgets: dict[int, float] = BUDGETS,
+    words_fixed: bool = False,
     on_step=None,
 ) -> list[float]:
     """Train language model and embeddings; the vision tower stays as it is.
 
     Args:
+        budgets: {k: share of the steps}; a step takes videos of at least k groups.
+        words_fixed: leave the embeddings as they are, so that a selector that reads them need not be trained again.
         on_step: called with the step number after every step (evaluation, checkpoints).
 
     Returns:
@@ -287,15 +292,17 @@ def train_language(
     rng = np.random.default_rng([29, seed])
     writer, head = PromptWriter(processor), EvidenceHead()
     text_model = model.model.language_model
+    text_model.embed_tokens.requires_grad_(not words_fixed)
     optimizers = build_optimizers([text_model, head], lr=lr, adam_lr=adam_lr)
     base_lrs = [[group["lr"] for group in opt.param_groups] for opt in optimizers]
-    budgets, shares = list(BUDGETS), list(BUDGETS.values())
+    shares = list(budgets.values())
     losses = []
     bar = tqdm(range(steps), desc="language: training", mininterval=5)
     for step in bar:
-        k = budgets[rng.choice(len(budgets), p=shares)]
+        k = list(budgets)[rng.choice(len(budgets), p=shares)]
         size = max(8, batch * 8 // k) if k > 8 else batch
-        examples = [draw_example(videos, k, rng) for _ in range(size)]
+        long_enough = [video for video in videos if video.total >= k]
+        examples = [draw_example(long_enough, k, rng) for _ in range(size)]
         data = collate(examples, writer, text_model.embed_tokens)
         logits, states = run_batch(model, data)
         loss = F.cross_entropy(logits.flatten(0, 1), data["targets"].flatten(), ignore_index=IGNORE)
@@ -312,6 +319,7 @@ def train_language(
             bar.set_postfix_str(f"loss {np.mean(losses[-50:]):.3f} evidence {evidence.item():.3f}")
         if on_step is not None:
             on_step(step)
+    text_model.embed_tokens.requires_grad_(True)
     return losses
 
 

@@ -8,6 +8,7 @@ Stages, each a function that leaves its result in the work folder and is skipped
     vision    the vision tower learns to see, on frames out of real mp4 files (tiny_vision.py)
     cache     frozen features of the training and validation videos
     language  the language model learns to answer from k chosen groups (tiny_language.py)
+    wide      a few hundred steps more with up to 128 groups, so that many frames are read as well as few
     evaluate  exact match on unseen videos under uniform, relevant and oracle frames
 
 With `--out` the result is saved there at the end.
@@ -25,7 +26,7 @@ from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 
 from ntlbg.data.questions import all_words
 from ntlbg.data.world import build_video, split_seed
-from ntlbg.training.tiny_language import CachedVideo, evaluate_base, format_results, train_language
+from ntlbg.training.tiny_language import WIDE_BUDGETS, CachedVideo, evaluate_base, format_results, train_language
 from ntlbg.training.tiny_model import build_base, build_processor, build_tokenizer
 from ntlbg.training.tiny_vision import train_vision, video_features
 
@@ -44,9 +45,10 @@ class Sizes:
     validation_videos: int = 300
     language_steps: int = 3200
     language_batch: int = 64
+    wide_steps: int = 600
 
 
-SMOKE = Sizes(6, 60, 64, 6, 4, 40, 16)
+SMOKE = Sizes(6, 60, 64, 6, 4, 40, 16, 5)
 
 
 def training_duration(index: int) -> int:
@@ -84,7 +86,7 @@ def load_cache(path: Path) -> list[CachedVideo]:
 
 
 def language_stage(work: Path, sizes: Sizes) -> None:
-    """base/: the trained base model and its processor; language_losses.json."""
+    """language/: the trained model and its processor; language_losses.json."""
     torch.manual_seed(1)
     tokenizer = build_tokenizer(all_words())
     model, processor = build_base(tokenizer), build_processor(tokenizer)
@@ -93,20 +95,43 @@ def language_stage(work: Path, sizes: Sizes) -> None:
         model, processor, load_cache(work / "train.pt"), steps=sizes.language_steps, batch=sizes.language_batch
     )
     _expect_fall("language", losses)
-    model.save_pretrained(work / "base")
-    processor.save_pretrained(work / "base")
+    for part in (model, processor):
+        part.save_pretrained(work / "language")
     (work / "language_losses.json").write_text(json.dumps(losses))
 
 
-def load_base(work: Path) -> tuple[Qwen2VLForConditionalGeneration, Qwen2VLProcessor]:
-    """The base the language stage left in the work folder, ready for inference, and its processor."""
-    model = Qwen2VLForConditionalGeneration.from_pretrained(work / "base").eval()
-    return model, Qwen2VLProcessor.from_pretrained(work / "base")
+def wide_stage(work: Path, sizes: Sizes) -> None:
+    """base/: the model after some steps with up to 128 groups; wide_losses.json.
+
+    Without them it reads 64 or more groups worse than 32, and a comparison with even sampling at more frames would
+    flatter the selector.
+    """
+    model, processor = load_model(work / "language")
+    losses = train_language(
+        model,
+        processor,
+        load_cache(work / "train.pt"),
+        steps=sizes.wide_steps,
+        batch=sizes.language_batch,
+        seed=1,
+        lr=1e-3,
+        adam_lr=1e-3,
+        budgets=WIDE_BUDGETS,
+        words_fixed=True,
+    )
+    for part in (model.eval(), processor):
+        part.save_pretrained(work / "base")
+    (work / "wide_losses.json").write_text(json.dumps(losses))
+
+
+def load_model(folder: Path) -> tuple[Qwen2VLForConditionalGeneration, Qwen2VLProcessor]:
+    """A saved model, ready for inference, and its processor."""
+    return Qwen2VLForConditionalGeneration.from_pretrained(folder).eval(), Qwen2VLProcessor.from_pretrained(folder)
 
 
 def evaluate_stage(work: Path, sizes: Sizes) -> None:
     """base_results.json: exact match at k = 8 of 128 on validation videos."""
-    model, processor = load_base(work)
+    model, processor = load_model(work / "base")
     videos = load_cache(work / "validation.pt")
     results = {}
     for wording in ("train", "heldout"):
@@ -120,6 +145,7 @@ STAGES = {
     "vision": (vision_stage, "vision.pt"),
     "cache": (cache_stage, "validation.pt"),
     "language": (language_stage, "language_losses.json"),
+    "wide": (wide_stage, "wide_losses.json"),
     "evaluate": (evaluate_stage, "base_results.json"),
 }
 
@@ -153,7 +179,7 @@ def main(arguments: list[str] | None = None) -> None:
         else:
             stage(work, SMOKE if options.smoke else Sizes())
     if options.out is not None:
-        for part in load_base(work):
+        for part in load_model(work / "base"):
             part.save_pretrained(options.out)
 
 

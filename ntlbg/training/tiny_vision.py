@@ -109,9 +109,11 @@ def vision_loss(heads: VisionHeads, features: torch.Tensor, labels: torch.Tensor
 
 
 def split_parameters(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Hidden matrices (for Muon) and everything else (for AdamW): embeddings, convolutions, norms, biases."""
+    """Trainable hidden matrices (for Muon) and the rest (for AdamW): embeddings, convolutions, norms, biases."""
     matrices, others = [], []
     for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
         hidden = parameter.ndim == 2 and "embed_tokens" not in name and "linear" not in name
         (matrices if hidden else others).append(parameter)
     return matrices, others
