@@ -58,11 +58,12 @@ Its chat template puts the question before the video, whatever the order in the 
 UNMEASURED = "Nothing has been measured with these weights yet; `make bench-tiny` does it.\n"
 
 
-def package(source: Path, out: Path, figures: Path) -> None:
+def package(source: Path, out: Path, figures: Path | None = None) -> None:
     """Save the checkpoint in `source` to `out` (they may be the same) with its code, processor and card.
 
     Args:
-        figures: JSON of `ntlbg.evaluation.world_benchmark` for these weights; the card says so where there is none.
+        figures: JSON of `ntlbg.evaluation.world_benchmark` for these weights; without it the card says that nothing
+            has been measured.
     """
     model = NTLBGForConditionalGeneration.from_pretrained(source)
     processor = NTLBGProcessor.from_pretrained(source)
@@ -71,7 +72,7 @@ def package(source: Path, out: Path, figures: Path) -> None:
         stale.unlink()
     model.save_pretrained(out)
     processor.save_pretrained(out)
-    measured = to_markdown(json.loads(figures.read_text(encoding="utf-8"))) if figures.exists() else UNMEASURED
+    measured = to_markdown(json.loads(figures.read_text(encoding="utf-8"))) if figures else UNMEASURED
     card = CARD.format(
         parameters=sum(p.numel() for p in model.vlm.parameters()) / 1e6,
         selector=sum(p.numel() for n, p in model.named_parameters() if not n.startswith("vlm.")) / 1e6,

@@ -9,9 +9,10 @@ Stages, each a function that leaves its result in the work folder and is skipped
     cache     frozen features of the training and validation videos
     language  the language model learns to answer from k chosen groups (tiny_language.py)
     wide      a few hundred steps more with up to 128 groups, so that many frames are read as well as few
-    evaluate  exact match on unseen videos under uniform, relevant and oracle frames
+    evaluate  exact match of the base on unseen videos under uniform, relevant and oracle frames
+    selector  the selector learns from the events' spans which groups hold evidence (tiny_selector.py)
 
-With `--out` the result is saved there at the end.
+With `--out` the result is packaged there at the end (tiny_package.py).
 """
 
 import argparse
@@ -26,8 +27,12 @@ from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 
 from ntlbg.data.questions import all_words
 from ntlbg.data.world import build_video, split_seed
+from ntlbg.modeling_ntlbg.modeling_ntlbg import NTLBGForConditionalGeneration
+from ntlbg.processors.processing_ntlbg import NTLBGProcessor
 from ntlbg.training.tiny_language import WIDE_BUDGETS, CachedVideo, evaluate_base, format_results, train_language
 from ntlbg.training.tiny_model import build_base, build_processor, build_tokenizer
+from ntlbg.training.tiny_package import package
+from ntlbg.training.tiny_selector import CONFIG, relevance_quality, train_selector
 from ntlbg.training.tiny_vision import train_vision, video_features
 
 
@@ -46,9 +51,11 @@ class Sizes:
     language_steps: int = 3200
     language_batch: int = 64
     wide_steps: int = 600
+    selector_steps: int = 1500
+    selector_batch: int = 32
 
 
-SMOKE = Sizes(6, 60, 64, 6, 4, 40, 16, 5)
+SMOKE = Sizes(6, 60, 64, 6, 4, 40, 16, 5, 40, 8)
 
 
 def training_duration(index: int) -> int:
@@ -140,6 +147,24 @@ def evaluate_stage(work: Path, sizes: Sizes) -> None:
     (work / "base_results.json").write_text(json.dumps(results, indent=1))
 
 
+def selector_stage(work: Path, sizes: Sizes) -> None:
+    """ntlbg/: the NTLBG model around the base, and its processor; selector.json: losses and quality."""
+    torch.manual_seed(2)
+    base, base_processor = load_model(work / "base")
+    model = NTLBGForConditionalGeneration.from_base(base, config_kwargs=CONFIG)
+    tokenizer, videos = base_processor.tokenizer, load_cache(work / "train.pt")
+    losses = train_selector(model, tokenizer, videos, steps=sizes.selector_steps, batch=sizes.selector_batch)
+    _expect_fall("selector", losses)
+    quality = relevance_quality(model, tokenizer, load_cache(work / "validation.pt"))
+    print(f"selector on validation videos: {quality}")
+    model.save_pretrained(work / "ntlbg")
+    processor = NTLBGProcessor.from_base(
+        base_processor, candidate_fps=CONFIG["candidate_fps"], max_candidates=CONFIG["max_candidates"]
+    )
+    processor.save_pretrained(work / "ntlbg")
+    (work / "selector.json").write_text(json.dumps({"quality": quality, "losses": losses}))
+
+
 # Every stage with the file that shows it is done.
 STAGES = {
     "vision": (vision_stage, "vision.pt"),
@@ -147,6 +172,7 @@ STAGES = {
     "language": (language_stage, "language_losses.json"),
     "wide": (wide_stage, "wide_losses.json"),
     "evaluate": (evaluate_stage, "base_results.json"),
+    "selector": (selector_stage, "selector.json"),
 }
 
 
@@ -179,8 +205,7 @@ def main(arguments: list[str] | None = None) -> None:
         else:
             stage(work, SMOKE if options.smoke else Sizes())
     if options.out is not None:
-        for part in load_model(work / "base"):
-            part.save_pretrained(options.out)
+        package(work / "ntlbg", options.out)
 
 
 if __name__ == "__main__":
