@@ -1,8 +1,8 @@
-"""The last stage of the tiny recipe: the checkpoint as it is committed, with today's code and a card of what was
-measured.
+"""The last stage of the tiny recipe: the checkpoint as it is committed, with its code and a card.
 
-    python -m ntlbg.training.tiny_package            # write checkpoints/ntlbg-tiny anew after the code or the figures
-    changed
+    python -m ntlbg.training.tiny_package --figures docs/benchmarks/tiny.json
+
+writes checkpoints/ntlbg-tiny anew after the code or the figures changed.
 """
 
 import argparse
@@ -88,7 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=Path, default=Path("checkpoints/ntlbg-tiny"))
     parser.add_argument("--out", type=Path, default=Path("checkpoints/ntlbg-tiny"))
-    parser.add_argument("--figures", type=Path, default=Path("docs/benchmarks/tiny.json"))
+    parser.add_argument("--figures", type=Path, help="JSON of `make bench-tiny` for these weights")
     args = parser.parse_args()
     package(args.source, args.out, args.figures)
 

@@ -1,0 +1,192 @@
+"""What an NTLBG model is: the base vision-language model and how its frames are chosen and enriched."""
+
+import math
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig
+from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
+
+from .remote_code_ntlbg import register
+
+
+# The adapters of modeling_ntlbg/adapters_ntlbg.py, by the base's model_type.
+SUPPORTED_BASES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl")
+
+
+@strict
+class NTLBGConfig(PreTrainedConfig):
+    r"""
+    Configuration of [`NTLBGForConditionalGeneration`].
+
+    A *group* is what the base encodes in time as one (`temporal_patch_size` frames, 2 for Qwen2-VL); T is the number
+    of groups of a video, d the size of a descriptor (one vector per group).
+
+    Args:
+        base_config (`PreTrainedConfig` or `dict`, *optional*, defaults to a `Qwen2VLConfig`):
+            Configuration of the vision-language model that answers. Its `model_type` must be one of `SUPPORTED_BASES`.
+        scorer_config (`PreTrainedConfig` or `dict`, *optional*):
+            A dual encoder of transformers (CLIP, SigLIP, SigLIP 2, ...) for the first look: it sees all candidates
+                small.
+            Without one, the first look is the base's own vision tower.
+        num_representatives (`int`, *optional*, defaults to 32):
+            k, the number of groups kept per video; >= 1. A video with fewer groups keeps them all.
+        max_visual_tokens (`int`, *optional*):
+            Budget of visual tokens per video, instead of `num_representatives`: k is the largest number of groups that
+            fits.
+        candidate_fps (`float`, *optional*, defaults to 2.0):
+            Candidate frames per second of video, on a grid uniform in time; > 0.
+        max_candidates (`int`, *optional*, defaults to 768):
+            Cap on the number of candidate frames; a longer video gets a coarser grid; >= 2.
+        covariance_rank (`int`, *optional*, defaults to 32):
+            r of Sigma_Q = D + U U^T; >= 1.
+        relevance_share (`float`, *optional*, defaults to 0.5):
+            Largest share of k that may be taken for relevance to the query; in [0, 1].
+        novelty_share (`float`, *optional*, defaults to 0.125):
+            Largest share of k that may be taken for novelty (peaks of the Mahalanobis curve); in [0, 1]. The rest is
+            coverage.
+        time_weight (`float`, *optional*, defaults to 1.0):
+            Weight of distance in time against distance in (whitened) feature space in the coverage stratum; >= 0.
+        lbg_iterations (`int`, *optional*, defaults to 8):
+            Linde-Buzo-Gray iterations of the coverage stratum; >= 1.
+        selector_size (`int`, *optional*, defaults to 256):
+            Width of the query encoder and of the frame keys; a multiple of 4.
+        query_slots (`int`, *optional*, defaults to 4):
+            Vectors a query is turned into; relevance is the best match over them, so that "A or B" can be asked; >= 1.
+        selector_trained (`bool`, *optional*, defaults to `False`):
+            Whether the relevance head has been trained. While it has not, its output is not used: relevance comes from
+            the scorer, or, without one, no group is chosen for relevance and every selection says so.
+        context_size (`int`, *optional*, defaults to 256):
+            Width of the context c_i of a rich point; an even number.
+        context_window (`int`, *optional*, defaults to 9):
+            Groups around a representative that its context sees, itself included; odd.
+        time_frequencies (`int`, *optional*, defaults to 16):
+            Sine-cosine pairs that encode t_i; >= 1.
+        vision_chunk_groups (`int`, *optional*, defaults to 64):
+            Groups that go through the vision tower at once, so that its peak memory does not grow with the video; >=
+            1.
+        ntlbg_weight (`float`, *optional*, defaults to 0.0), align_weight (`float`, *optional*, defaults to 0.0),
+        context_weight (`float`, *optional*, defaults to 0.0):
+            l1, l2, l3 of L = L_task + l1 L_NTLBG + l2 L_align + l3 L_context when the model itself is asked for a loss
+            (a trainer sets its own schedule); >= 0.
+        likelihood_weight (`float`, *optional*, defaults to 0.1):
+            Weight, inside L_NTLBG, of the frames' negative log-likelihood per dimension; without it the loss is least
+            for an infinite Sigma; > 0.
+        initializer_range (`float`, *optional*, defaults to 0.02):
+            Standard deviation of new linear weights; > 0.
+
+    Raises:
+        ValueError: a value is outside its range, or the base is not supported.
+    """
+
+    model_type = "ntlbg"
+    sub_configs_defaults = {
+        "base_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen2_vl"),
+        "scorer_config": SubConfigSpec(config_class=AutoConfig, model_type="siglip", optional=True),
+    }
+    keys_to_ignore_at_inference = ["past_key_values", "selections", "losses"]
+
+    base_config: dict | PreTrainedConfig | None = None
+    scorer_config: dict | PreTrainedConfig | None = None
+    num_representatives: int = 32
+    max_visual_tokens: int | None = None
+    candidate_fps: float | int = 2.0
+    max_candidates: int = 768
+    covariance_rank: int = 32
+    relevance_share: float | int = 0.5
+    novelty_share: float | int = 0.125
+    time_weight: float | int = 1.0
+    lbg_iterations: int = 8
+    selector_size: int = 256
+    query_slots: int = 4
+    selector_trained: bool = False
+    context_size: int = 256
+    context_window: int = 9
+    time_frequencies: int = 16
+    vision_chunk_groups: int = 64
+    ntlbg_weight: float | int = 0.0
+    align_weight: float | int = 0.0
+    context_weight: float | int = 0.0
+    likelihood_weight: float | int = 0.1
+    initializer_range: float | int = 0.02
+    tie_word_embeddings: bool | None = None
+
+    def __post_init__(self, **kwargs):
+        # Setting our own attention implementation resets those of the sub-configs; keep what the models were made
+        # with.
+        given = {
+            name: config._attn_implementation
+            for name in ("base_config", "scorer_config")
+            if isinstance(config := getattr(self, name), PreTrainedConfig)
+        }
+        super().__post_init__(**kwargs)
+        if kwargs.get("attn_implementation") is None:
+            for name, implementation in given.items():
+                getattr(self, name)._attn_implementation = implementation
+        self._check_ranges()
+        # transformers ties the weights of the outermost config; the base decides.
+        self.tie_word_embeddings = bool(getattr(self.base_config, "tie_word_embeddings", False))
+
+    def _check_ranges(self):
+        if self.base_config.model_type not in SUPPORTED_BASES:
+            raise ValueError(
+                f"`base_config` is of type {self.base_config.model_type!r}, for which there is no adapter; choose a "
+                f"base of type {', '.join(SUPPORTED_BASES)}."
+            )
+        at_least = {
+            "num_representatives": 1,
+            "max_visual_tokens": 1,
+            "max_candidates": 2,
+            "covariance_rank": 1,
+            "time_weight": 0,
+            "lbg_iterations": 1,
+            "query_slots": 1,
+            "time_frequencies": 1,
+            "vision_chunk_groups": 1,
+            "ntlbg_weight": 0,
+            "align_weight": 0,
+            "context_weight": 0,
+        }
+        for name, low in at_least.items():
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value >= low):
+                raise ValueError(f"`{name}` should be at least {low}, but it is {value!r}.")
+        for name in ("candidate_fps", "likelihood_weight", "initializer_range"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"`{name}` should be a positive number, but it is {value!r}.")
+        for name in ("relevance_share", "novelty_share"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise ValueError(f"`{name}` should be between 0 and 1, but it is {value!r}.")
+        if self.selector_size < 4 or self.selector_size % 4:
+            raise ValueError(f"`selector_size` should be a positive multiple of 4, but it is {self.selector_size!r}.")
+        if self.context_size < 2 or self.context_size % 2:
+            raise ValueError(f"`context_size` should be a positive even number, but it is {self.context_size!r}.")
+        if self.context_window < 1 or self.context_window % 2 == 0:
+            raise ValueError(f"`context_window` should be a positive odd number, but it is {self.context_window!r}.")
+
+    def get_text_config(self, *args, **kwargs):
+        return self.base_config.get_text_config(*args, **kwargs)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the base's language model; DeepSpeed reads it to size its buckets."""
+        return self.get_text_config().hidden_size
+
+    @property
+    def vocab_size(self) -> int:
+        return self.get_text_config().vocab_size
+
+    @property
+    def image_token_id(self) -> int:
+        return self.base_config.image_token_id
+
+    @property
+    def video_token_id(self) -> int:
+        return self.base_config.video_token_id
+
+
+register(NTLBGConfig, AutoConfig, key="ntlbg")
+
+
+__all__ = ["SUPPORTED_BASES", "NTLBGConfig"]

@@ -1,0 +1,346 @@
+"""The two looks: choosing among all groups, and enriching the chosen ones, be they encoded already or read again
+large.
+
+Shapes: V videos (flat over rows, in order), T groups of a video, k kept, n visual tokens per group, D width, d
+descriptor width.
+"""
+
+import dataclasses
+
+import torch
+from torch.nn import functional as F
+
+from .adapters_ntlbg import VideoFeatures
+from .gaussian_ntlbg import LowRankGaussian, fit_gaussian
+from .losses_ntlbg import align_loss, context_loss, ntlbg_loss
+from .outputs_ntlbg import Choice
+from .rich_points_ntlbg import soft_cell_pool
+from .selection_ntlbg import Selection
+from .strata_ntlbg import STRATA, select_representatives
+
+
+RELEVANCE_FLOOR = 0.1
+
+
+class LooksMixin:
+    """Encoding, choosing and enriching; for a model with `config`, `adapter`, `scorer`, `selector`, `rich_points`,
+    `transition` and the buffers `expected_mean` and `expected_variance`."""
+
+    @torch.no_grad()
+    def encode_video(self, pixel_values_videos, video_grid_thw, **_) -> list[VideoFeatures]:
+        r"""
+        Encode videos once; pass the result as `video_features=` to `select`, `forward` or `generate`, for many
+        questions.
+
+        Takes (and ignores the rest of) what the processor returns, so that `model.encode_video(**inputs)` works.
+
+        Returns:
+            `list[VideoFeatures]`, one per video.
+        """
+        return self._encode(pixel_values_videos, video_grid_thw)
+
+    def _encode(self, pixel_values_videos, video_grid_thw) -> list[VideoFeatures]:
+        return self.adapter.encode(pixel_values_videos, video_grid_thw, self.config.vision_chunk_groups)
+
+    def representatives_for(
+        self, video_grid_thw: torch.Tensor, num_representatives=None, max_visual_tokens=None
+    ) -> int:
+        r"""
+        k for a video whose patch grid is `(T, h, w)`: `max_visual_tokens` if given here, else `num_representatives` if
+        given here, else the config's, in the same order; never more than T.
+
+        Raises:
+            ValueError: k < 1, or the budget is smaller than one group.
+        """
+        if num_representatives is None and max_visual_tokens is None:
+            num_representatives, max_visual_tokens = self.config.num_representatives, self.config.max_visual_tokens
+        if max_visual_tokens is not None:
+            per_group = self.adapter.tokens_per_group(video_grid_thw)
+            if max_visual_tokens < per_group:
+                raise ValueError(
+                    f"`max_visual_tokens` is {max_visual_tokens}, but one group of this video has {per_group} visual "
+                    "tokens; raise the budget or lower the frames' size."
+                )
+            num_representatives = max_visual_tokens // per_group
+        if num_representatives < 1:
+            raise ValueError(f"`num_representatives` should be at least 1, but it is {num_representatives}.")
+        return min(num_representatives, int(video_grid_thw[0]))
+
+    def _query_slots(self, query_input_ids, query_attention_mask):
+        if query_input_ids is None:
+            return None
+        if query_attention_mask is None:
+            query_attention_mask = torch.ones_like(query_input_ids)
+        embeddings = self.get_input_embeddings()(query_input_ids)
+        return self.selector.encode_query(embeddings, query_attention_mask)
+
+    @torch.no_grad()
+    def relevance_logits(self, video: VideoFeatures, query_input_ids, query_attention_mask=None) -> torch.Tensor:
+        r"""
+        The trained head's logits that each group holds evidence for each query.
+
+        Args:
+            video (`VideoFeatures`): one video of `encode_video`.
+            query_input_ids, query_attention_mask (`torch.LongTensor` of shape `(Q, Lq)`)
+
+        Returns:
+            `torch.FloatTensor` of shape `(Q, T)`.
+        """
+        slots = self._query_slots(query_input_ids, query_attention_mask)
+        return torch.stack([self.selector.relevance(video.tokens, query) for query in slots])
+
+    def _choose(self, tokens, descriptors, k: int, slots, scores, seconds) -> tuple[Selection, LowRankGaussian]:
+        """Choose k of one video's groups. `scores` are a scorer's cosines (T,), `slots` the query's (m, s); either may
+        be None."""
+        config, notes = self.config, []
+        relevance, calibrated, prior = None, False, None
+        if slots is not None and config.selector_trained:
+            relevance, calibrated, prior = self.selector.relevance(tokens, slots), True, self.selector.prior(slots)
+        elif scores is not None:
+            relevance = scores
+        elif slots is not None:
+            notes.append(
+                "Relevance to the question was not used: this checkpoint's selector is untrained and there is no "
+                "scorer."
+            )
+        else:
+            notes.append("Relevance was not used: no question was given to the selector.")
+        gaussian = fit_gaussian(
+            descriptors,
+            # Relevance weighs the moments towards E[F|Q]; the floor keeps the rest of the video in them, and all of it
+            # when nothing is relevant, as for a question about the whole.
+            weights=RELEVANCE_FLOOR + relevance.detach().sigmoid() if calibrated else None,
+            rank=config.covariance_rank,
+            prior=prior,
+            kappa=self.selector.kappa if prior is not None else 0.0,
+        )
+        with torch.no_grad():
+            chosen = select_representatives(
+                descriptors,
+                k,
+                relevance=None if relevance is None else relevance.detach(),
+                calibrated=calibrated,
+                gaussian=gaussian,
+                rank=config.covariance_rank,
+                relevance_share=config.relevance_share,
+                novelty_share=config.novelty_share,
+                time_weight=config.time_weight,
+                lbg_iterations=config.lbg_iterations,
+            )
+        if seconds is None:
+            notes.append("The times of the groups were not given; seconds are group numbers.")
+            seconds = torch.arange(len(descriptors), device=descriptors.device)
+        seconds = seconds.to(descriptors.device, torch.float32)
+        selection = Selection(
+            indices=chosen.indices,
+            timestamps=seconds[chosen.indices],
+            weights=chosen.weights,
+            strata=[STRATA[stratum] for stratum in chosen.strata.tolist()],
+            num_groups=len(descriptors),
+            group_timestamps=seconds,
+            mahalanobis=chosen.mahalanobis,
+            cells=chosen.cells,
+            relevance=relevance,
+            shell=float(chosen.shell),
+            spread=float(chosen.spread),
+            temporal_patch_size=self.adapter.temporal_patch_size,
+            notes=notes,
+        )
+        return selection, gaussian
+
+    def _contexts(
+        self, selection: Selection, gaussian: LowRankGaussian, descriptors
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Softly pooled cells (k, d) and contexts (k, c) of a selection."""
+        distances = gaussian.mahalanobis(descriptors) / descriptors.shape[-1]
+        pooled = soft_cell_pool(descriptors, selection.cells, distances, len(selection))
+        return pooled, self.rich_points.context(descriptors, selection.indices, pooled)
+
+    @torch.no_grad()
+    def select(
+        self,
+        pixel_values_videos: torch.FloatTensor | None = None,
+        video_grid_thw: torch.LongTensor | None = None,
+        query_input_ids: torch.LongTensor | None = None,
+        query_attention_mask: torch.LongTensor | None = None,
+        group_timestamps: torch.FloatTensor | None = None,
+        scorer_pixel_values: torch.FloatTensor | None = None,
+        scorer_input_ids: torch.LongTensor | None = None,
+        scorer_attention_mask: torch.LongTensor | None = None,
+        frames_indices: torch.LongTensor | None = None,
+        video_features: list[VideoFeatures] | None = None,
+        num_representatives: int | None = None,
+        max_visual_tokens: int | None = None,
+        **_,
+    ) -> list[Selection] | Selection:
+        r"""
+        The first look: choose without answering. `selection = model.select(**processor.first_look(video, query))`.
+
+        Args:
+            pixel_values_videos, video_grid_thw: as the processor returns them, small or large; or `video_features=` of
+            `encode_video`.
+            scorer_pixel_values (`torch.FloatTensor` of shape `(T, channels, size, size)`): one picture per group of
+                ONE video, for the scorer; then the base's vision tower sees nothing in this look.
+            query_input_ids, query_attention_mask (`torch.LongTensor` of shape `(V or 1, Lq)`): one query per video, or
+                one for all.
+            frames_indices (`torch.LongTensor` of shape `(N,)`, *optional*): picture numbers of one video's candidates,
+                kept in its selection.
+
+        Returns:
+            `Selection` for one video, else `list[Selection]`; to be passed to the processor and to `generate` as
+            `selection=`.
+        """
+        if scorer_pixel_values is not None:
+            if max_visual_tokens is not None:
+                raise ValueError(
+                    "A scorer's look does not know how many visual tokens a group will have in the second look; pass "
+                    "`num_representatives` instead of `max_visual_tokens`."
+                )
+            return self._select_by_scorer(
+                scorer_pixel_values,
+                scorer_input_ids,
+                scorer_attention_mask,
+                group_timestamps,
+                frames_indices,
+                num_representatives,
+            )
+        if video_features is None:
+            if pixel_values_videos is None or video_grid_thw is None:
+                raise ValueError(
+                    "There is no video to select from: pass `pixel_values_videos` and `video_grid_thw`, "
+                    "`video_features`, or `scorer_pixel_values`, as the processor returns them."
+                )
+            video_features = self.encode_video(pixel_values_videos, video_grid_thw)
+        slots = self._query_slots(query_input_ids, query_attention_mask)
+        seconds = self._split_times(group_timestamps, [len(video.tokens) for video in video_features])
+        selections = []
+        for number, video in enumerate(video_features):
+            grid = (
+                video_grid_thw[number]
+                if video_grid_thw is not None
+                else torch.tensor([len(video.tokens), self.adapter.merge_size**2 * video.tokens.shape[1], 1])
+            )
+            k = self.representatives_for(grid, num_representatives, max_visual_tokens)
+            query = None if slots is None else slots[number if len(slots) > 1 else 0]
+            descriptors = video.descriptors
+            selection, gaussian = self._choose(video.tokens, descriptors, k, query, None, seconds[number])
+            _, selection.context = self._contexts(selection, gaussian, descriptors)
+            if frames_indices is not None and len(video_features) == 1:
+                selection.frames_indices = torch.as_tensor(frames_indices)
+            selections.append(selection)
+        return selections[0] if len(selections) == 1 else selections
+
+    def _select_by_scorer(self, pixels, input_ids, attention_mask, seconds, frames_indices, num_representatives):
+        if self.scorer is None:
+            raise ValueError(
+                "`scorer_pixel_values` were given, but this model has no scorer; make it with `from_base(..., "
+                "scorer='google/siglip2-base-patch16-224')` or pass the video itself."
+            )
+        chunks = pixels.to(self.scorer.dtype).split(self.config.vision_chunk_groups)
+        descriptors = torch.cat([self.scorer.get_image_features(chunk).pooler_output for chunk in chunks]).float()
+        scores = None
+        if input_ids is not None:
+            mask = {} if attention_mask is None else {"attention_mask": attention_mask}
+            text = self.scorer.get_text_features(input_ids, **mask).pooler_output[0].float()
+            # Centred: the encoders' common offset would otherwise drown the differences between frames.
+            centred = F.normalize(descriptors - descriptors.mean(dim=0), dim=-1)
+            scores = centred @ F.normalize(text, dim=-1)
+        k = min(num_representatives or self.config.num_representatives, len(descriptors))
+        selection, _ = self._choose(None, descriptors, k, None, scores, seconds)
+        if frames_indices is not None:
+            selection.frames_indices = torch.as_tensor(frames_indices)
+        return selection
+
+    @staticmethod
+    def _split_times(group_timestamps, sizes: list[int]) -> list:
+        if group_timestamps is None:
+            return [None] * len(sizes)
+        if len(group_timestamps) != sum(sizes):
+            raise ValueError(
+                f"`group_timestamps` has {len(group_timestamps)} entries, but the videos have {sum(sizes)} groups; "
+                "pass both from the same call of the processor."
+            )
+        return list(group_timestamps.split(sizes))
+
+    def _enrich(self, selection: Selection, kept: VideoFeatures) -> VideoFeatures:
+        tokens = self.rich_points(
+            kept.tokens, selection.context, selection.weights, selection.timestamps.to(kept.tokens.device)
+        )
+        return VideoFeatures(tokens, kept.deepstack)
+
+    def _first_and_only_look(self, video: VideoFeatures, k: int, query, seconds) -> Choice:
+        """Choose among encoded groups, enrich the chosen, and, in training, the losses that go with it."""
+        descriptors = video.descriptors
+        selection, gaussian = self._choose(video.tokens, descriptors, k, query, None, seconds)
+        pooled, selection.context = self._contexts(selection, gaussian, descriptors)
+        kept = video.take(selection.indices)
+        choice = Choice(selection, kept)
+        if self.training:
+            if selection.relevance is not None:
+                # Exactly 1 in value; its gradient lets the task loss reach the relevance head through a hard choice.
+                gate = selection.relevance[selection.indices].sigmoid()
+                kept.tokens = kept.tokens * (1 + (gate - gate.detach())).to(kept.tokens.dtype)[:, None, None]
+            self._observe(video.tokens)
+        choice.features = self._enrich(selection, kept)
+        if self.training:
+            choice.losses = self._auxiliary_losses(selection, gaussian, pooled, descriptors, choice.features.tokens)
+        selection.relevance = None if selection.relevance is None else selection.relevance.detach()
+        return choice
+
+    def _given_look(self, video: VideoFeatures, selection: Selection) -> Choice:
+        """All groups are encoded, but which to keep was decided elsewhere."""
+        descriptors = video.descriptors
+        if selection.num_groups != len(descriptors):
+            raise ValueError(
+                f"`selection` was made for a video of {selection.num_groups} groups, but this one has "
+                f"{len(descriptors)}; make both with the same `candidate_fps` and `max_candidates`."
+            )
+        selection = selection.to(descriptors.device)
+        if selection.context is None:
+            gaussian = fit_gaussian(descriptors, rank=self.config.covariance_rank)
+            _, context = self._contexts(selection, gaussian, descriptors)
+            selection = dataclasses.replace(selection, context=context)
+        return Choice(selection, self._enrich(selection, video.take(selection.indices)))
+
+    def _auxiliary_losses(self, selection, gaussian, pooled, descriptors, tokens) -> dict:
+        with torch.autocast(tokens.device.type, enabled=False):
+            losses = {
+                "ntlbg_loss": ntlbg_loss(gaussian, pooled, descriptors, self.config.likelihood_weight),
+                "align_loss": align_loss(tokens, self.expected_mean, self.expected_variance),
+            }
+            if len(selection) > 1:
+                visual = tokens.float().mean(dim=1)
+                predicted = self.transition(selection.context, visual, selection.timestamps)
+                losses["context_loss"] = context_loss(predicted, selection.context)
+        return losses
+
+    @torch.no_grad()
+    def _observe(self, tokens: torch.Tensor, momentum: float = 0.99):
+        """Running mean and variance of the base's own visual tokens, over all processes: what L_align compares
+        with."""
+        flat = tokens.float().flatten(0, -2)
+        moments = torch.stack([flat.mean(dim=0), flat.square().mean(dim=0)])
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(moments)
+            moments /= torch.distributed.get_world_size()
+        mean, variance = moments[0], (moments[1] - moments[0].square()).clamp_min(0)
+        self.expected_mean.lerp_(mean.to(self.expected_mean.dtype), 1 - momentum)
+        self.expected_variance.lerp_(variance.to(self.expected_variance.dtype), 1 - momentum)
+
+    def _second_look(self, video: VideoFeatures, selection: Selection, kept_groups: torch.Tensor) -> Choice:
+        """The chosen groups were read again large: their features come in alone, all else from the first look."""
+        selection = selection.to(video.tokens.device)
+        if not torch.equal(selection.indices, kept_groups.to(selection.indices.device)):
+            raise ValueError(
+                "`selection` and the processor's `kept_group_indices` name different groups; pass the same selection "
+                "to the processor and to the model."
+            )
+        if selection.context is None:
+            # A scorer's descriptors are not the base's, so the context is made from the large features themselves.
+            descriptors, place = video.descriptors, torch.arange(len(selection), device=video.tokens.device)
+            context = self.rich_points.context(descriptors, place, descriptors)
+            selection = dataclasses.replace(selection, context=context)
+        return Choice(selection, self._enrich(selection, video))
+
+
+__all__ = ["LooksMixin"]

@@ -1,0 +1,77 @@
+"""The three auxiliary losses of L = L_task + l1 L_NTLBG + l2 L_align + l3 L_context, each about 1 in size.
+
+Shapes: T groups, k representatives, d descriptor width, D width of the language model, c context width.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .gaussian_ntlbg import LowRankGaussian
+
+
+def ntlbg_loss(gaussian: LowRankGaussian, points, descriptors, likelihood_weight: float) -> torch.Tensor:
+    r"""
+    mean_i (m_i / c - 1)^2 with c the (constant) mean of m_i, plus `likelihood_weight` times the descriptors' negative
+    log-likelihood per dimension. Without the second term the loss is least for an infinite Sigma.
+
+    Args:
+        points (`torch.FloatTensor` of shape `(k, d)`): softly pooled representatives.
+        descriptors (`torch.FloatTensor` of shape `(T, d)`)
+    """
+    distances = gaussian.mahalanobis(points)
+    shell = distances.detach().mean().clamp_min(1e-6)
+    size = descriptors.shape[-1]
+    likelihood = 0.5 * (gaussian.mahalanobis(descriptors).mean() + gaussian.logdet()) / size
+    return (distances / shell - 1).square().mean() + likelihood_weight * likelihood
+
+
+def align_loss(tokens: torch.Tensor, expected_mean: torch.Tensor, expected_variance: torch.Tensor) -> torch.Tensor:
+    r"""
+    KL(N(m_R, S_R) || N(m_E, S_E)) / D with diagonal covariances.
+
+    Args:
+        tokens (`torch.Tensor` of shape `(k, n, D)`): what the language model is given.
+        expected_mean, expected_variance (`torch.FloatTensor` of shape `(D,)`): of the base's own visual tokens.
+    """
+    flat = tokens.float().flatten(0, -2)
+    mean = flat.mean(dim=0)
+    log_ratio = (
+        (flat.var(dim=0, unbiased=False).clamp_min(1e-4) / expected_variance.clamp_min(1e-4)).log().clamp(-10, 10)
+    )
+    shift = (mean - expected_mean).square() / expected_variance.clamp_min(1e-4)
+    return 0.5 * (log_ratio.exp() + shift - 1 - log_ratio).mean()
+
+
+class Transition(nn.Module):
+    """f(c_i, r_i, r_{i+1}, dt): what the next representative's context should be, as a change of this one's."""
+
+    def __init__(self, context_size: int, token_size: int):
+        super().__init__()
+        self.visual = nn.Linear(token_size, context_size)
+        self.hidden = nn.Linear(3 * context_size + 1, 2 * context_size)
+        self.out = nn.Linear(2 * context_size, context_size)
+
+    def forward(self, context, visual, seconds):
+        """Contexts (k, c), visual features (k, D), seconds (k,) -> predicted contexts 1..k-1, shape (k - 1, c)."""
+        visual = self.visual(F.layer_norm(visual, visual.shape[-1:]))
+        gap = seconds.diff().clamp_min(0).log1p()[:, None]
+        x = torch.cat([context[:-1], visual[:-1], visual[1:], gap], dim=-1)
+        return context[:-1] + self.out(F.gelu(self.hidden(x)))
+
+
+def context_loss(predicted: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+    r"""
+    mean_i |c_{i+1} - predicted_i|^2 / Var(c) against a constant target, plus the hinge max(0, 1 - std(c)) that keeps
+    the contexts from collapsing to one point.
+
+    Args:
+        predicted (`torch.FloatTensor` of shape `(k - 1, c)`)
+        context (`torch.FloatTensor` of shape `(k, c)`), k >= 2.
+    """
+    spread = context.var(dim=0, unbiased=False).mean()
+    error = (context[1:].detach() - predicted).square().mean()
+    return error / (spread.detach() + 1e-4) + F.relu(1 - (spread + 1e-8).sqrt())
+
+
+__all__ = ["Transition", "align_loss", "context_loss", "ntlbg_loss"]

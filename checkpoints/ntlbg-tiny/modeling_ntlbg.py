@@ -1,0 +1,448 @@
+"""NTLBG: a vision-language model that answers from the k groups of frames that represent the video for the question.
+
+The base processor's prompt for all T groups comes in. The vision tower encodes the groups, the selector keeps k of
+them, rich points are fused into their tokens, and the prompt is pruned inside: kept tokens hold the positions, and so
+the times, that they have in the full video. With k = T and the fusion's gate at zero, as at birth, this is the base
+model, to the bit.
+
+Shapes: B rows, L prompt tokens, V videos (flat over rows, in order), T groups of a video, k kept, n visual tokens per
+group, D width.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoModel, AutoModelForImageTextToText, GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.cache_utils import Cache
+
+from .configuration_ntlbg import NTLBGConfig
+from .remote_code_ntlbg import MODEL_AUTO_MAP, is_remote_code, register, save_remote_code
+from .adapters_ntlbg import VideoFeatures, adapter_for
+from .looks_ntlbg import LooksMixin
+from .losses_ntlbg import Transition
+from .outputs_ntlbg import Choice, NTLBGGenerateOutput, NTLBGOutput
+from .prompt_ntlbg import find_videos, prune
+from .rich_points_ntlbg import RichPoints
+from .selection_ntlbg import Selection
+from .selector_ntlbg import NTLBGSelector
+
+
+IGNORED_LABEL = -100
+
+
+class NTLBGPreTrainedModel(PreTrainedModel):
+    config_class = NTLBGConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    input_modalities = ("image", "video", "text")
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+    _skip_keys_device_placement = ["past_key_values"]
+    # Distances and determinants do not survive half precision; the selector is small.
+    _keep_in_fp32_modules_strict = {"selector", "rich_points", "transition", "expected_mean", "expected_variance"}
+
+    def _init_weights(self, module):
+        std = self.config.initializer_range
+        if isinstance(module, nn.Linear):
+            init.normal_(module.weight, std=std)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.MultiheadAttention):
+            init.normal_(module.in_proj_weight, std=std)
+            init.zeros_(module.in_proj_bias)
+        elif isinstance(module, nn.LSTM):
+            for name, parameter in module.named_parameters():
+                if name.startswith("weight"):
+                    init.normal_(parameter, std=module.hidden_size**-0.5)
+                else:
+                    init.zeros_(parameter)
+        elif isinstance(module, NTLBGSelector):
+            module.init_own_parameters(std)
+        elif isinstance(module, RichPoints):
+            module.init_own_parameters()
+        elif isinstance(module, NTLBGForConditionalGeneration):
+            init.zeros_(module.expected_mean)
+            init.ones_(module.expected_variance)
+
+
+class NTLBGForConditionalGeneration(LooksMixin, NTLBGPreTrainedModel, GenerationMixin):
+    r"""
+    A base vision-language model behind a selector of representative frames.
+
+    Args:
+        config (`NTLBGConfig`)
+        vlm (`PreTrainedModel`, *optional*): the base model itself; built from `config.base_config` when not given.
+        scorer (`PreTrainedModel`, *optional*): the dual encoder of the first look; built from `config.scorer_config`
+            when not given.
+    """
+
+    def __init__(self, config: NTLBGConfig, vlm: PreTrainedModel | None = None, scorer: PreTrainedModel | None = None):
+        super().__init__(config)
+        if vlm is None:
+            vlm = AutoModelForImageTextToText.from_config(
+                config.base_config, attn_implementation=config.base_config._attn_implementation
+            )
+        self.vlm = vlm
+        if scorer is None and config.scorer_config is not None:
+            scorer = AutoModel.from_config(config.scorer_config)
+        self.scorer = scorer
+        self.adapter = adapter_for(vlm)
+        width = config.hidden_size
+        self.selector = NTLBGSelector(config, token_size=width, descriptor_size=width, embedding_size=width)
+        self.rich_points = RichPoints(config, token_size=width, descriptor_size=width)
+        self.transition = Transition(config.context_size, width)
+        self.register_buffer("expected_mean", torch.zeros(width))
+        self.register_buffer("expected_variance", torch.ones(width))
+        self.post_init()
+
+    @classmethod
+    def from_base(cls, base, *, scorer=None, config_kwargs: dict | None = None, **kwargs):
+        r"""
+        Put a selector in front of an existing model; the result answers as the base does until k < T.
+
+        Args:
+            base (`str`, `os.PathLike` or `PreTrainedModel`): the base model, or its Hub name or folder.
+            scorer (`str`, `os.PathLike` or `PreTrainedModel`, *optional*): a dual encoder of transformers for the
+                first look.
+            config_kwargs (`dict`, *optional*): fields of [`NTLBGConfig`].
+            kwargs: passed to `from_pretrained` of the base (`dtype`, `device_map`, `attn_implementation`, ...).
+
+        Raises:
+            ValueError: there is no adapter for the base's family, or a field is out of range.
+        """
+        if not isinstance(base, PreTrainedModel):
+            base = AutoModelForImageTextToText.from_pretrained(base, **kwargs)
+        if scorer is not None and not isinstance(scorer, PreTrainedModel):
+            scorer = AutoModel.from_pretrained(scorer)
+        config = NTLBGConfig(
+            base_config=base.config,
+            scorer_config=None if scorer is None else scorer.config,
+            **(config_kwargs or {}),
+        )
+        model = cls(config, vlm=base, scorer=scorer)
+        model.config.dtype = base.dtype
+        model.generation_config = base.generation_config
+        for module in (model.selector, model.rich_points, model.transition):
+            module.to(device=base.device, dtype=torch.float32)
+        model.expected_mean = model.expected_mean.to(base.device)
+        model.expected_variance = model.expected_variance.to(base.device)
+        if scorer is not None:
+            scorer.to(base.device)
+        return model.train(base.training)
+
+    def get_input_embeddings(self):
+        return self.vlm.get_input_embeddings()
+
+    def set_input_embeddings(self, value):
+        self.vlm.set_input_embeddings(value)
+
+    def get_output_embeddings(self):
+        return self.vlm.get_output_embeddings()
+
+    def set_output_embeddings(self, value):
+        self.vlm.set_output_embeddings(value)
+
+    def get_decoder(self):
+        return self.vlm.get_decoder()
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """Save weights and config as transformers does, with this code flat beside them."""
+        if is_remote_code(type(self)):
+            return super().save_pretrained(save_directory, *args, **kwargs)
+        self.config.auto_map = dict(MODEL_AUTO_MAP)
+        # The code has to be there before a push inside `super()` collects the folder.
+        if kwargs.get("is_main_process", True):
+            Path(save_directory).mkdir(parents=True, exist_ok=True)
+            save_remote_code(type(self), save_directory)
+        return super().save_pretrained(save_directory, *args, **kwargs)
+
+    def _keep_mask(self, input_ids, attention_mask, slots, choices) -> torch.Tensor:
+        keep = torch.ones_like(input_ids, dtype=torch.bool)
+        for slot, choice in zip(slots, choices, strict=True):
+            spans = self.adapter.group_spans(input_ids[slot.row], slot.pads)
+            dropped = torch.ones(len(spans), dtype=torch.bool, device=input_ids.device)
+            dropped[choice.selection.indices.to(input_ids.device)] = False
+            for start, end in spans[dropped].tolist():
+                keep[slot.row, start:end] = False
+        return keep
+
+    def _prepare(self, inputs: dict) -> tuple[dict, list[Choice]]:
+        """The base's own inputs for the pruned prompt, and the choices they rest on."""
+        input_ids, grids = inputs["input_ids"], inputs["video_grid_thw"]
+        if input_ids is None or inputs["mm_token_type_ids"] is None:
+            raise ValueError(
+                "A prompt with a video needs `input_ids` and `mm_token_type_ids`, but one is missing; pass all that "
+                "the processor returns: `model(**inputs)`."
+            )
+        attention_mask = inputs["attention_mask"]
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        slots = find_videos(
+            input_ids, attention_mask, self.config.video_token_id, grids, self.adapter.tokens_per_group
+        )
+        choices = self._choices(inputs, slots)
+        keep = self._keep_mask(input_ids, attention_mask, slots, choices)
+
+        positions = inputs["position_ids"]
+        if positions is None:
+            extra = {name: inputs[name] for name in self.adapter.position_inputs if inputs.get(name) is not None}
+            positions, _ = self.vlm.model.get_rope_index(
+                input_ids,
+                mm_token_type_ids=inputs["mm_token_type_ids"],
+                image_grid_thw=inputs["image_grid_thw"],
+                video_grid_thw=grids,
+                attention_mask=attention_mask,
+                **extra,
+            )
+        pad_id = self.config.get_text_config().pad_token_id or 0
+        tensors = {"input_ids": (input_ids, pad_id), "position_ids": (positions, 0)}
+        if inputs.get("labels") is not None:
+            tensors["labels"] = (inputs["labels"], IGNORED_LABEL)
+        prepared = prune(keep, attention_mask, tensors)
+        # Later steps with a cache count on from here: last position + 1, less the pruned length.
+        last = prepared["position_ids"][-3:].amax(dim=(0, 2)) + 1
+        self.vlm.model.rope_deltas = (last - prepared["attention_mask"].sum(dim=1))[:, None]
+
+        encoded = {"video": self.adapter.encoder_output([choice.features for choice in choices])}
+        if inputs["pixel_values"] is not None:
+            encoded["image"] = self.vlm.model.get_image_features(
+                inputs["pixel_values"], inputs["image_grid_thw"], return_dict=True
+            )
+        prepared["mm_encoder_outputs"] = encoded
+        return prepared, choices
+
+    def _choices(self, inputs: dict, slots) -> list[Choice]:
+        grids, features, selections = inputs["video_grid_thw"], inputs["video_features"], inputs["selection"]
+        if selections is not None:
+            selections = selections if isinstance(selections, (list, tuple)) else [selections]
+            if len(selections) != len(grids):
+                raise ValueError(
+                    f"There are {len(grids)} videos, but {len(selections)} selections; pass one per video."
+                )
+        if inputs["kept_group_indices"] is not None:
+            if selections is None:
+                raise ValueError(
+                    "These inputs were made for a second look (`kept_group_indices`), but `selection` was not given; "
+                    "pass the same `selection=` to the processor and to the model."
+                )
+            counts = inputs["kept_group_counts"].tolist()
+            if features is None:
+                kept_grids = grids.clone()
+                kept_grids[:, 0] = inputs["kept_group_counts"]
+                features = self._encode(inputs["pixel_values_videos"], kept_grids)
+            parts = inputs["kept_group_indices"].split(counts)
+            return [self._second_look(*triple) for triple in zip(features, selections, parts, strict=True)]
+        if features is None:
+            features = self._encode(inputs["pixel_values_videos"], grids)
+        if len(features) != len(grids):
+            raise ValueError(f"There are {len(grids)} videos in the prompt, but features of {len(features)}.")
+        if selections is not None:
+            return [self._given_look(*pair) for pair in zip(features, selections, strict=True)]
+        query_slots = self._query_slots(inputs["query_input_ids"], inputs["query_attention_mask"])
+        seconds = self._split_times(inputs["group_timestamps"], grids[:, 0].tolist())
+        choices = []
+        for number, slot in enumerate(slots):
+            k = self.representatives_for(grids[number], inputs["num_representatives"], inputs["max_visual_tokens"])
+            query = None if query_slots is None else query_slots[slot.row]
+            choices.append(self._first_and_only_look(features[number], k, query, seconds[number]))
+        return choices
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        pixel_values_videos: torch.FloatTensor | None = None,
+        image_grid_thw: torch.LongTensor | None = None,
+        video_grid_thw: torch.LongTensor | None = None,
+        second_per_grid_ts: torch.Tensor | None = None,
+        mm_token_type_ids: torch.IntTensor | None = None,
+        query_input_ids: torch.LongTensor | None = None,
+        query_attention_mask: torch.LongTensor | None = None,
+        group_timestamps: torch.FloatTensor | None = None,
+        kept_group_indices: torch.LongTensor | None = None,
+        kept_group_counts: torch.LongTensor | None = None,
+        video_features: list[VideoFeatures] | None = None,
+        selection: Selection | list[Selection] | None = None,
+        num_representatives: int | None = None,
+        max_visual_tokens: int | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs,
+    ) -> NTLBGOutput:
+        r"""
+        All that the processor returns goes in; a prompt without a video passes to the base untouched.
+
+        Args:
+            query_input_ids, query_attention_mask (`torch.LongTensor` of shape `(B, Lq)`, *optional*): the bare
+                question of each row.
+            group_timestamps (`torch.FloatTensor` of shape `(sum of T,)`, *optional*): seconds of each group, flat over
+                the videos.
+            kept_group_indices (`torch.LongTensor` of shape `(sum of k,)`), kept_group_counts (`torch.LongTensor` of
+                shape `(V,)`), *optional*: from a processor called with `selection=`: the pixels are those of the
+                chosen groups only.
+            video_features (`list[VideoFeatures]`, *optional*): of `encode_video`, instead of pixels.
+            selection (`Selection` or `list[Selection]`, *optional*): what to keep, decided elsewhere; with
+                `kept_group_indices`.
+            num_representatives, max_visual_tokens (`int`, *optional*): k, or a budget, for this call.
+            labels (`torch.LongTensor` of shape `(B, L)`, *optional*): over the full prompt; -100 is ignored.
+
+        Returns:
+            [`NTLBGOutput`]; its logits are over the pruned prompt.
+        """
+        common = {
+            "past_key_values": past_key_values,
+            "use_cache": use_cache,
+            "logits_to_keep": logits_to_keep,
+            **kwargs,
+        }
+        if video_grid_thw is None:
+            optional = {"second_per_grid_ts": second_per_grid_ts} if second_per_grid_ts is not None else {}
+            output = self.vlm(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                inputs_embeds=inputs_embeds,
+                labels=labels,
+                pixel_values=pixel_values,
+                image_grid_thw=image_grid_thw,
+                mm_token_type_ids=mm_token_type_ids,
+                **optional,
+                **common,
+            )
+            return self._output(output, [])
+        prepared, choices = self._prepare(
+            {
+                "input_ids": input_ids,
+                "attention_mask": attention_mask,
+                "position_ids": position_ids,
+                "labels": labels,
+                "pixel_values": pixel_values,
+                "image_grid_thw": image_grid_thw,
+                "pixel_values_videos": pixel_values_videos,
+                "video_grid_thw": video_grid_thw,
+                "second_per_grid_ts": second_per_grid_ts,
+                "mm_token_type_ids": mm_token_type_ids,
+                "query_input_ids": query_input_ids,
+                "query_attention_mask": query_attention_mask,
+                "group_timestamps": group_timestamps,
+                "kept_group_indices": kept_group_indices,
+                "kept_group_counts": kept_group_counts,
+                "video_features": video_features,
+                "selection": selection,
+                "num_representatives": num_representatives,
+                "max_visual_tokens": max_visual_tokens,
+            }
+        )
+        return self._output(self.vlm(**prepared, **common), choices)
+
+    def _output(self, output, choices: list[Choice]) -> NTLBGOutput:
+        names = ("ntlbg_loss", "align_loss", "context_loss")
+        losses = {}
+        for name in names:
+            parts = [choice.losses[name] for choice in choices if name in choice.losses]
+            losses[name] = torch.stack(parts).mean() if parts else None
+        loss = output.loss
+        if loss is not None:
+            weights = (self.config.ntlbg_weight, self.config.align_weight, self.config.context_weight)
+            for name, weight in zip(names, weights, strict=True):
+                if weight and losses[name] is not None:
+                    loss = loss + weight * losses[name]
+        return NTLBGOutput(
+            loss=loss,
+            logits=output.logits,
+            past_key_values=output.past_key_values,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+            task_loss=output.loss,
+            selections=[choice.selection for choice in choices] or None,
+            **losses,
+        )
+
+    @torch.no_grad()
+    def generate(self, input_ids: torch.LongTensor | None = None, return_selection: bool = False, **kwargs):
+        r"""
+        As the base's `generate`, from the representatives only.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(B, L)`): the full prompt.
+            return_selection (`bool`, *optional*, defaults to `False`): return [`NTLBGGenerateOutput`] with what was
+                kept.
+            kwargs: the other inputs of `forward`, and whatever `generate` takes.
+
+        Returns:
+            `torch.LongTensor` of shape `(B * return sequences, L + new)`, or a `ModelOutput` with it as `sequences`.
+            The caller's own prompt stands in front, so that `out[:, input_ids.shape[1]:]` is the answer.
+        """
+        # The base generates, by what was saved with (or set on) this model.
+        self.vlm.generation_config = self.generation_config
+        inputs = {name: kwargs.pop(name, None) for name in _PREPARED_INPUTS if name != "input_ids"}
+        inputs["input_ids"] = input_ids
+        if inputs["video_grid_thw"] is None:
+            base_inputs = {name: inputs[name] for name in _BASE_INPUTS if inputs[name] is not None}
+            output, choices, pruned_length = self.vlm.generate(**base_inputs, **kwargs), [], None
+        else:
+            prepared, choices = self._prepare(inputs)
+            mask = prepared["attention_mask"]
+            text_positions = (mask.long().cumsum(dim=-1) - 1).clamp_min(0)
+            if len(prepared["position_ids"]) == 3:
+                prepared["position_ids"] = torch.cat([text_positions[None], prepared["position_ids"]])
+            pruned_length = mask.shape[1]
+            output = self.vlm.generate(**prepared, **kwargs)
+
+        sequences = output if isinstance(output, torch.Tensor) else output.sequences
+        if pruned_length is not None:
+            copies = len(sequences) // len(input_ids)
+            sequences = torch.cat([input_ids.repeat_interleave(copies, dim=0), sequences[:, pruned_length:]], dim=1)
+        selections = [choice.selection for choice in choices]
+        if isinstance(output, torch.Tensor):
+            return NTLBGGenerateOutput(sequences=sequences, selections=selections) if return_selection else sequences
+        output.sequences = sequences
+        if return_selection:
+            return NTLBGGenerateOutput(sequences=sequences, selections=selections, base_output=output)
+        return output
+
+
+_BASE_INPUTS = (
+    "input_ids",
+    "attention_mask",
+    "position_ids",
+    "inputs_embeds",
+    "pixel_values",
+    "image_grid_thw",
+    "mm_token_type_ids",
+)
+_PREPARED_INPUTS = (
+    *_BASE_INPUTS,
+    "labels",
+    "pixel_values_videos",
+    "video_grid_thw",
+    "second_per_grid_ts",
+    "query_input_ids",
+    "query_attention_mask",
+    "group_timestamps",
+    "kept_group_indices",
+    "kept_group_counts",
+    "video_features",
+    "selection",
+    "num_representatives",
+    "max_visual_tokens",
+)
+
+
+register(NTLBGForConditionalGeneration, AutoModel, AutoModelForImageTextToText, key=NTLBGConfig)
+
+
+__all__ = ["NTLBGForConditionalGeneration", "NTLBGGenerateOutput", "NTLBGOutput", "NTLBGPreTrainedModel"]

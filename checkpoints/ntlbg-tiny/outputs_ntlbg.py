@@ -1,0 +1,64 @@
+"""What the model returns, and what it carries from choosing to answering."""
+
+from dataclasses import dataclass, field
+
+import torch
+from transformers.cache_utils import Cache
+from transformers.utils import ModelOutput
+
+from .adapters_ntlbg import VideoFeatures
+from .selection_ntlbg import Selection
+
+
+@dataclass
+class NTLBGOutput(ModelOutput):
+    r"""
+    Args:
+        loss (`torch.FloatTensor`, *optional*): L_task + l1 L_NTLBG + l2 L_align + l3 L_context, with the weights of
+            the config.
+        logits (`torch.FloatTensor` of shape `(B, L', vocabulary)`): over the pruned prompt.
+        past_key_values (`Cache`, *optional*)
+        hidden_states, attentions (`tuple`, *optional*): as the base gives them.
+        task_loss, ntlbg_loss, align_loss, context_loss (`torch.FloatTensor`, *optional*): the components, unweighted;
+            `None` where there were no labels or no video.
+        selections (`list[Selection]`, *optional*): indices, timestamps, weights and strata of what was kept, one per
+            video.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    task_loss: torch.FloatTensor | None = None
+    ntlbg_loss: torch.FloatTensor | None = None
+    align_loss: torch.FloatTensor | None = None
+    context_loss: torch.FloatTensor | None = None
+    selections: list[Selection] | None = None
+
+
+@dataclass
+class NTLBGGenerateOutput(ModelOutput):
+    r"""
+    Args:
+        sequences (`torch.LongTensor` of shape `(B * return sequences, L + new tokens)`): the caller's own prompt, then
+            the answer.
+        selections (`list[Selection]`): what the answer was given from, one per video.
+        base_output (`ModelOutput`, *optional*): all else the base returned, with `return_dict_in_generate=True`.
+    """
+
+    sequences: torch.LongTensor | None = None
+    selections: list[Selection] | None = None
+    base_output: ModelOutput | None = None
+
+
+@dataclass
+class Choice:
+    """One video's selection with what the losses need of it."""
+
+    selection: Selection
+    features: VideoFeatures
+    losses: dict = field(default_factory=dict)
+
+
+__all__ = ["Choice", "NTLBGGenerateOutput", "NTLBGOutput"]

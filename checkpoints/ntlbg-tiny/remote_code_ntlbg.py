@@ -1,0 +1,90 @@
+"""Flatten on save: put this code beside a checkpoint, so that it loads where the project is not installed.
+
+transformers' own `custom_object_save` copies one module and its relative imports, which must lie in one folder; our
+code lies in three packages. So the modules reachable from the auto classes are copied flat, with their imports of each
+other made relative.
+"""
+
+import ast
+import inspect
+import re
+import sys
+from pathlib import Path
+
+
+# Auto class -> "module.Class", as transformers looks them up.
+MODEL_AUTO_MAP = {
+    "AutoConfig": "configuration_ntlbg.NTLBGConfig",
+    "AutoModel": "modeling_ntlbg.NTLBGForConditionalGeneration",
+    "AutoModelForImageTextToText": "modeling_ntlbg.NTLBGForConditionalGeneration",
+}
+VIDEO_PROCESSOR_AUTO_MAP = {"AutoVideoProcessor": "video_processing_ntlbg.NTLBGVideoProcessor"}
+PROCESSOR_AUTO_MAP = {"AutoProcessor": "processing_ntlbg.NTLBGProcessor", **VIDEO_PROCESSOR_AUTO_MAP}
+
+_TRAVELLING = re.compile(r"^ntlbg\.(configuration|modeling_ntlbg|processors)\.(\w+)$")
+
+
+def is_remote_code(cls: type) -> bool:
+    """Whether the class was loaded by transformers from a checkpoint's own code, which stock saving copies rightly."""
+    return cls.__module__.startswith("transformers_modules")
+
+
+def register(cls: type, *auto_classes, key=None) -> None:
+    """Tell transformers' auto classes that `cls` is the class for NTLBG, unless it is a checkpoint's own copy of it.
+
+    An installed project then uses its own code and is never asked whether a checkpoint's code may run.
+
+    Args:
+        auto_classes: with a `register(key, cls, exist_ok=True)`.
+        key: what they file it under.
+    """
+    if not is_remote_code(cls):
+        for auto_class in auto_classes:
+            auto_class.register(key, cls, exist_ok=True)
+
+
+def _flatten(source: str) -> tuple[str, set[str]]:
+    """Source with its travelling imports made relative, and the dotted names of the modules it needs."""
+    lines, needed = source.splitlines(keepends=True), set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and (match := _TRAVELLING.match(node.module or "")):
+            needed.add(node.module)
+            line = node.lineno - 1
+            lines[line] = lines[line].replace(f"from {node.module} import", f"from .{match[2]} import", 1)
+    return "".join(lines), needed
+
+
+def save_remote_code(cls: type, save_directory) -> list[str]:
+    r"""
+    Write the modules reachable from `cls` flat into a folder.
+
+    Args:
+        cls (`type`): one of our auto classes, imported from the project itself.
+        save_directory (`str` or `os.PathLike`): where the checkpoint lies.
+
+    Returns:
+        `list[str]`: names of the files written, sorted.
+    """
+    folder = Path(save_directory)
+    pending, written = [cls.__module__], {}
+    while pending:
+        module = pending.pop()
+        name = module.rsplit(".", 1)[-1] + ".py"
+        if name in written:
+            continue
+        source, needed = _flatten(inspect.getsource(sys.modules[module]))
+        written[name] = source
+        pending.extend(needed)
+    for name, source in written.items():
+        (folder / name).write_text(source, encoding="utf-8")
+    return sorted(written)
+
+
+__all__ = [
+    "MODEL_AUTO_MAP",
+    "PROCESSOR_AUTO_MAP",
+    "VIDEO_PROCESSOR_AUTO_MAP",
+    "is_remote_code",
+    "register",
+    "save_remote_code",
+]

@@ -1,0 +1,123 @@
+"""The trained half of the selector: from the query's tokens to relevance and to a prior for the Gaussian.
+
+Shapes: B rows, L query tokens, E width of the base's token embeddings, T groups, n visual tokens per group, D their
+width, d descriptor width, s `selector_size`, m `query_slots`, r `covariance_rank`.
+"""
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import initialization as init
+
+from .gaussian_ntlbg import LowRankGaussian
+
+
+def sinusoid(positions: torch.Tensor, size: int, longest: float = 10_000.0) -> torch.Tensor:
+    """Sine-cosine code of `positions` (...,), shape (..., size); periods from 2 pi to 2 pi * `longest`."""
+    half = size // 2
+    rates = torch.exp(-math.log(longest) * torch.arange(half, device=positions.device) / max(half - 1, 1))
+    angles = positions.float()[..., None] * rates
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+class QueryEncoder(nn.Module):
+    """One transformer layer over the query's token embeddings, read out into m slots by attention pooling.
+
+    Slots let one query name several things ("which came first, A or B?"): a sum of A and B would also match a mixture.
+    """
+
+    def __init__(self, embedding_size: int, size: int, slots: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(embedding_size)
+        self.project = nn.Linear(embedding_size, size)
+        self.layer = nn.TransformerEncoderLayer(
+            size, nhead=4, dim_feedforward=2 * size, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.slots = nn.Parameter(torch.zeros(slots, size))
+        self.value = nn.Linear(size, size)
+
+    def forward(self, embeddings: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Token embeddings (B, L, E) and their mask (B, L) -> slots (B, m, s)."""
+        x = self.project(self.norm(embeddings))
+        x = x + sinusoid(torch.arange(x.shape[1], device=x.device), x.shape[2])
+        x = self.layer(x, src_key_padding_mask=~mask.bool())
+        scores = torch.einsum("ms,bls->bml", self.slots, x) / math.sqrt(x.shape[2])
+        scores = scores.masked_fill(~mask[:, None].bool(), torch.finfo(scores.dtype).min)
+        return torch.einsum("bml,bls->bms", scores.softmax(-1), self.value(x))
+
+
+class NTLBGSelector(nn.Module):
+    r"""
+    Relevance of every group to the query, and the prior mu0(Q), D0(Q), U0(Q) of F|Q ~ N(mu_Q, Sigma_Q).
+
+    A group is as relevant as the best match of any of its visual tokens with any of the query's slots, so that a small
+    object is not averaged away. The prior enters through the gate `kappa`, which starts at zero: before training the
+    Gaussian is the video's own moments.
+
+    Everything runs in float32, whatever the base's type.
+    """
+
+    def __init__(self, config, token_size: int, descriptor_size: int, embedding_size: int):
+        super().__init__()
+        size = config.selector_size
+        self.query_encoder = QueryEncoder(embedding_size, size, config.query_slots)
+        self.key_norm = nn.LayerNorm(token_size)
+        self.key = nn.Sequential(nn.Linear(token_size, size), nn.GELU(), nn.Linear(size, size))
+        self.log_scale = nn.Parameter(torch.zeros(()))
+        self.bias = nn.Parameter(torch.zeros(()))
+        rank = min(config.covariance_rank, descriptor_size)
+        self.prior_mean = nn.Linear(size, descriptor_size)
+        self.prior_log_diagonal = nn.Linear(size, descriptor_size)
+        self.prior_basis = nn.Parameter(torch.zeros(descriptor_size, rank))
+        self.prior_scales = nn.Linear(size, rank)
+        self.kappa = nn.Parameter(torch.zeros(()))
+
+    def encode_query(self, embeddings: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Token embeddings (B, L, E) and mask (B, L) -> slots (B, m, s) in float32."""
+        with torch.autocast(embeddings.device.type, enabled=False):
+            return self.query_encoder(embeddings.float(), mask)
+
+    def relevance(self, tokens: torch.Tensor, slots: torch.Tensor, chunk: int = 64) -> torch.Tensor:
+        r"""
+        Logits of "this group holds evidence for the query"; 0 is as likely as not.
+
+        Args:
+            tokens (`torch.Tensor` of shape `(..., T, n, D)`)
+            slots (`torch.FloatTensor` of shape `(..., m, s)`)
+            chunk (`int`): groups handled at once, which bounds the memory of the keys.
+
+        Returns:
+            `torch.FloatTensor` of shape `(..., T)`.
+        """
+        with torch.autocast(tokens.device.type, enabled=False):
+            slots = F.normalize(slots.float(), dim=-1)
+            parts = []
+            for part in tokens.split(chunk, dim=-3):
+                keys = F.normalize(self.key(self.key_norm(part.float())), dim=-1)
+                match = torch.einsum("...tns,...ms->...tnm", keys, slots)
+                parts.append(match.flatten(-2).amax(dim=-1))
+            # At birth: logit 0 where the cosine is .5, and a slope at which a cosine of 1 is a near certainty.
+            return 16.0 * self.log_scale.exp() * (torch.cat(parts, dim=-1) - 0.5) + self.bias
+
+    def prior(self, slots: torch.Tensor) -> LowRankGaussian:
+        """Prior of one row's Gaussian from its slots (m, s)."""
+        with torch.autocast(slots.device.type, enabled=False):
+            pooled = slots.float().mean(dim=-2)
+            return LowRankGaussian(
+                self.prior_mean(pooled),
+                F.softplus(self.prior_log_diagonal(pooled)) + 1e-4,
+                self.prior_basis * self.prior_scales(pooled),
+            )
+
+    def init_own_parameters(self, std: float):
+        """Values at birth of what is not a linear or norm layer."""
+        init.zeros_(self.log_scale)
+        init.zeros_(self.bias)
+        init.zeros_(self.kappa)
+        init.normal_(self.prior_basis, std=std)
+        init.normal_(self.query_encoder.slots, std=1.0)
+
+
+__all__ = ["NTLBGSelector", "QueryEncoder", "sinusoid"]

@@ -1,0 +1,465 @@
+"""From a file to exact pictures with their true times, decoding only what is needed.
+
+Shapes: N wanted pictures, M pictures of the file, H x W pixels, RGB.
+
+The way: an index without decoding (`video_index_ntlbg`), a grid uniform in time snapped to real pictures, then one
+visit per group of pictures (GOP): from its keyframe to the last wanted packet, jumping only over long stretches. Each
+frame is converted to its final size as it leaves the decoder, so that full-size frames are never collected. Where the
+index cannot be trusted (`VideoIndex.sequential`), everything is decoded and counted instead: slower, equally exact.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+from .video_index_ntlbg import (
+    SKIPPABLE_CODECS,
+    build_index,
+    check_pixels,
+    open_container,
+    picture_stream,
+    source_name,
+)
+from .video_source_ntlbg import (
+    CandidateFrames,
+    VideoError,
+    VideoLimits,
+    frames_in_memory,
+    is_encoded_source,
+    uniform_pictures,
+)
+
+
+# A jump costs a seek and a refill of the reader: over shorter stretches, packets are read and dropped.
+SEEK_MIN_PACKETS = 64
+
+# Sample aspect ratios beyond this are damage, not intent (anamorphic film is 2, VCD 1.5).
+MAX_SAMPLE_ASPECT_RATIO = 4.0
+
+
+class _Picker:
+    """Turns decoded frames into the rows of one uint8 array (N, H, W, 3): scaled, square pixels, upright."""
+
+    def __init__(self, count: int, max_side: int | None, sample_aspect_ratio: float, limits: VideoLimits, name: str):
+        self.count, self.max_side, self.limits, self.name = count, max_side, limits, name
+        self.sample_aspect_ratio = sample_aspect_ratio
+        self.reformatter = VideoReformatter()
+        self.frames: np.ndarray | None = None
+        self.height = self.width = 0
+        self.filled = np.zeros(count, dtype=bool)
+        self.corrupt = self.resized = 0
+
+    def _prepare(self, frame) -> None:
+        """Fixes the size of all frames from the first one that arrives."""
+        self.turns = round(frame.rotation / 90) % 4
+        self.coded = (frame.width, frame.height)
+        width, height = max(1, round(frame.width * self.sample_aspect_ratio)), frame.height
+        scale = min(1.0, self.max_side / max(width, height)) if self.max_side else 1.0
+        self.scaled = (max(1, round(width * scale)), max(1, round(height * scale)))
+        upright = (lambda w, h: (h, w)) if self.turns % 2 else (lambda w, h: (w, h))
+        self.width, self.height = upright(width, height)
+        out_width, out_height = upright(*self.scaled)
+        size = self.count * out_width * out_height * 3
+        if size > self.limits.max_output_bytes:
+            raise VideoError(
+                f"{self.count} frames of {out_width} x {out_height} pixels from {self.name!r} need {size} bytes, more "
+                f"than the limit of {self.limits.max_output_bytes}; lower max_candidates or set max_side."
+            )
+        self.frames = np.empty((self.count, out_height, out_width, 3), dtype=np.uint8)
+
+    def put(self, slot: int, frame) -> None:
+        check_pixels(frame.width, frame.height, self.name, self.limits)
+        if self.frames is None:
+            self._prepare(frame)
+        self.corrupt += bool(frame.is_corrupt)
+        self.resized += (frame.width, frame.height) != self.coded
+        width, height = self.scaled
+        picture = self.reformatter.reformat(
+            frame, width=width, height=height, format="rgb24", interpolation="BILINEAR"
+        ).to_ndarray()
+        self.frames[slot] = np.rot90(picture, k=self.turns)
+        self.filled[slot] = True
+
+
+class VideoFile:
+    """
+    One opened video file: its index, and exact pictures by number. A context manager.
+
+    Args:
+        source: path, `os.PathLike`, bytes or seekable binary file object.
+        limits (`VideoLimits`, *optional*): what the file may cost.
+
+    Attributes:
+        times (`np.ndarray` of shape `(M,)`): seconds of every picture in presentation order.
+        fps (`float`): average pictures per second.
+        duration (`float`): seconds from the first picture to the end of the last one.
+        warnings (`list[str]`): what was found damaged or missing.
+
+    Raises:
+        VideoError: the file cannot be used.
+    """
+
+    def __init__(self, source, limits: VideoLimits | None = None):
+        self.source, self.limits = source, limits or VideoLimits()
+        self.name = source_name(source)
+        self._open()
+        try:
+            self.index = build_index(self._container, self._stream, self.name, self.limits)
+            self.warnings = list(self.index.warnings)
+            self.times = self.index.times
+            if self.index.sequential:
+                self.times = self._counted_times()
+            self.fps, self.duration = self._rate_and_duration()
+            self._check_header()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> None:
+        self._container = open_container(self.source, self.limits)
+        try:
+            self._stream = picture_stream(self._container, self.name, self.limits)
+        except BaseException:
+            self._container.close()
+            raise
+        self._packets = None
+        self._next = 0  # the packet that _packets gives next, in decode order
+        self._damaged = 0
+
+    def close(self) -> None:
+        self._container.close()
+
+    def __enter__(self) -> "VideoFile":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    # -- time ----------------------------------------------------------------------------------------------------
+
+    def _counted_times(self) -> np.ndarray:
+        """Seconds of each picture where the index is of no use: decode everything and look."""
+        stamps = [frame.pts for frame in self._decode_all()]
+        if not stamps:
+            raise VideoError(f"No picture of {self.name!r} can be decoded; the file is damaged.")
+        if None in stamps or len(set(stamps)) < len(stamps) or "avi" in self._container.format.name.split(","):
+            rate = self._stream.average_rate or self._stream.guessed_rate
+            if not rate:
+                raise VideoError(f"{self.name!r} tells neither times nor a frame rate; convert it to MP4.")
+            self.warnings.append(f"{self.index.sequential}: times were counted at {float(rate):g} pictures per second")
+            return np.arange(len(stamps)) / float(rate)
+        start = min(stamps) if self._stream.start_time is None else min(self._stream.start_time, *stamps)
+        return (np.sort(np.array(stamps, dtype=np.int64)) - start) * float(self._stream.time_base)
+
+    def _rate_and_duration(self) -> tuple[float, float]:
+        count, span = len(self.times), float(self.times[-1] - self.times[0])
+        header_rate = float(self._stream.average_rate or self._stream.guessed_rate or 0)
+        fps = (count - 1) / span if span > 0 else header_rate
+        # times in a container are rounded to its clock: the header's rate is the exact one where both agree
+        if header_rate and abs(fps / header_rate - 1) < 1e-3:
+            fps = header_rate
+        last = self.index.last_duration or (1 / fps if fps else 0.0)
+        if not fps:
+            fps = 1 / last if last else 1.0
+        duration = span + last
+        if duration > self.limits.max_duration:
+            raise VideoError(
+                f"{self.name!r} lasts {duration:.0f} s, more than the limit of {self.limits.max_duration:.0f} s; "
+                "cut it or raise VideoLimits.max_duration."
+            )
+        return fps, duration
+
+    def _check_header(self) -> None:
+        """Says what the header promised and the file does not hold (a recording that was cut off)."""
+        header = 0.0
+        if self._stream.duration is not None:
+            header = float(self._stream.duration * self._stream.time_base)
+        elif self._container.duration is not None:
+            header = self._container.duration / 1e6
+        end = float(self.times[0]) + self.duration
+        if header - end > max(1.0, 0.05 * header):
+            promised = f" and {self._stream.frames} pictures" if self._stream.frames > len(self.times) else ""
+            self.warnings.append(
+                f"the header promises {header:.2f} s{promised}, but the {len(self.times)} pictures end at "
+                f"{end:.2f} s: the file seems cut off"
+            )
+
+    def candidate_pictures(self, candidate_fps: float, max_candidates: int) -> np.ndarray:
+        """int64 (N,): picture numbers on a grid uniform in time, see [`uniform_pictures`]."""
+        return uniform_pictures(self.times, self.duration, candidate_fps, max_candidates)
+
+    # -- pictures ------------------------------------------------------------------------------------------------
+
+    def read(self, pictures: np.ndarray, max_side: int | None = None, drop_missing: bool = False) -> CandidateFrames:
+        """
+        Exactly the pictures with these numbers.
+
+        Args:
+            pictures (`np.ndarray` of shape `(N,)`): presentation-order numbers in [0, M), in any order, also repeated.
+            max_side (`int`, *optional*): the longer side is scaled down to this many pixels.
+            drop_missing (`bool`): leave out pictures that cannot be decoded and say so in `warnings`, else raise.
+
+        Raises:
+            VideoError: numbers out of range, too much memory, or pictures that cannot be decoded.
+        """
+        pictures = np.asarray(pictures, dtype=np.int64)
+        if pictures.ndim != 1 or not len(pictures) or pictures.min() < 0 or pictures.max() >= len(self.times):
+            raise VideoError(
+                f"Picture numbers of {self.name!r} must be a non-empty list within 0..{len(self.times) - 1}, but got "
+                f"{pictures.ravel()[:8].tolist()}."
+            )
+        if max_side is not None and max_side < 1:
+            raise VideoError(f"`max_side` must be a positive number of pixels, but got {max_side}.")
+        wanted, slots = np.unique(pictures, return_inverse=True)
+        warnings = list(self.warnings)
+        picker = _Picker(len(wanted), max_side, self._sample_aspect_ratio(warnings), self.limits, self.name)
+        self._damaged = 0
+        for slot, frame in self._counted(wanted) if self.index.sequential else self._planned(wanted):
+            picker.put(slot, frame)
+        missing = int((~picker.filled).sum())
+        if missing == len(wanted) or (missing and not drop_missing):
+            raise VideoError(
+                f"{missing} of {len(wanted)} wanted pictures of {self.name!r} cannot be decoded: the file is damaged."
+            )
+        for number, what in (
+            (missing, "wanted pictures cannot be decoded and were left out"),
+            (self._damaged, "packets could not be decoded"),
+            (picker.corrupt, "wanted pictures are marked as damaged"),
+            (picker.resized, "wanted pictures had another size and were scaled to that of the first"),
+        ):
+            if number:
+                warnings.append(f"{number} {what}")
+        keep = slots[picker.filled[slots]]
+        if len(keep) == len(picker.frames) and (keep == np.arange(len(keep))).all():
+            frames = picker.frames
+        else:
+            frames = picker.frames[keep]
+        numbers = wanted[keep]
+        return CandidateFrames(
+            frames=frames,
+            timestamps=self.times[numbers].copy(),
+            indices=numbers,
+            fps=self.fps,
+            total_num_frames=len(self.times),
+            duration=self.duration,
+            height=picker.height,
+            width=picker.width,
+            name=self.name,
+            warnings=warnings,
+        )
+
+    def _sample_aspect_ratio(self, warnings: list[str]) -> float:
+        ratio = float(self._stream.sample_aspect_ratio or 1)
+        if ratio <= 0:
+            return 1.0
+        if not 1 / MAX_SAMPLE_ASPECT_RATIO <= ratio <= MAX_SAMPLE_ASPECT_RATIO:
+            warnings.append(
+                f"the pixel shape {ratio:g} : 1 in the header is not plausible: square pixels were assumed"
+            )
+            return 1.0
+        return ratio
+
+    # -- decoding ------------------------------------------------------------------------------------------------
+
+    def _decode(self, packet) -> list:
+        """Frames that come out when `packet` goes in (None: all that are still inside); damage is counted."""
+        try:
+            return self._stream.codec_context.decode(packet)
+        except av.error.EOFError:
+            return []
+        except av.error.FFmpegError:
+            self._damaged += 1
+            return []
+
+    def _demux(self) -> Iterator:
+        """Packets with content from the current place on; a read error ends the file (the index has told it)."""
+        try:
+            for packet in self._container.demux(self._stream):
+                if packet.size:
+                    yield packet
+        except av.error.FFmpegError:
+            return
+
+    def _reopen(self) -> None:
+        self._container.close()
+        self._open()
+
+    def _decode_all(self) -> Iterator:
+        """Every shown frame in the order of presentation, from the beginning."""
+        self._reopen()
+        for packet in self._demux():
+            yield from self._decode(packet)
+        yield from self._decode(None)
+
+    def _counted(self, wanted: np.ndarray) -> Iterator[tuple[int, object]]:
+        """(slot, frame) for the wanted picture numbers by decoding and counting from the beginning."""
+        slot = 0
+        for number, frame in enumerate(self._decode_all()):
+            if number == wanted[slot]:
+                yield slot, frame
+                slot += 1
+                if slot == len(wanted):
+                    return
+
+    def _plan(self, wanted: np.ndarray) -> list[tuple[int, list[int]]]:
+        """Visits that give the wanted packets: (keyframe packet to start from, wanted packets in decode order)."""
+        keys = np.flatnonzero(self.index.key)
+        visits: list[tuple[int, list[int]]] = []
+        for packet in np.sort(self.index.pictures[wanted]).tolist():
+            at = int(np.searchsorted(keys, packet, side="right")) - 1
+            # shown before its own keyframe: a leading picture of an open GOP, which refers to the GOP before
+            while at > 0 and self.index.pts[keys[at]] > self.index.pts[packet]:
+                at -= 1
+            start, packets = int(keys[max(at, 0)]), [packet]
+            # where a visit would begin before the end of what is decoded anyway, the two become one
+            while visits and start <= visits[-1][1][-1] + 1:
+                earlier, others = visits.pop()
+                start, packets = min(start, earlier), others + packets
+            visits.append((start, packets))
+        return visits
+
+    def _go_to(self, key: int) -> None:
+        """Makes `self._packets` give the keyframe packet `key` next."""
+        if self._packets is None:
+            self._reopen()
+            self._packets, self._next = self._demux(), 0
+        if key < self._next or key - self._next > SEEK_MIN_PACKETS:
+            keys = np.flatnonzero(self.index.key)
+            landed = None
+            # Containers seek by decode time, so a jump may land behind the aim: then aim one keyframe earlier.
+            for at in range(int(np.searchsorted(keys, key)), -1, -1):
+                landed = self._jump(int(self.index.pts[keys[at]]))
+                if landed is not None and landed <= key:
+                    break
+            else:
+                self._reopen()
+                self._packets, self._next = self._demux(), 0
+        while self._next < key and next(self._packets, None) is not None:
+            self._next += 1
+
+    def _jump(self, pts: int) -> int | None:
+        """Seeks to `pts`; the packet where reading goes on, or None if it is not one of the index."""
+        try:
+            self._container.seek(pts, stream=self._stream, backward=True)
+        except av.error.FFmpegError:
+            return None
+        packets = self._demux()
+        first = next(packets, None)
+        if first is None or first.pts not in self._packet_of:
+            return None
+
+        def with_first():
+            yield first
+            yield from packets
+
+        self._packets, self._next = with_first(), self._packet_of[first.pts]
+        return self._next
+
+    def _planned(self, wanted: np.ndarray) -> Iterator[tuple[int, object]]:
+        """(slot, frame) for the wanted picture numbers, visiting each needed GOP once."""
+        self._packet_of = {int(pts): packet for packet, pts in enumerate(self.index.pts)}
+        slot_of = {int(self.index.pts[self.index.pictures[number]]): slot for slot, number in enumerate(wanted)}
+        self._packets = None
+        for key, packets in self._plan(wanted):
+            self._go_to(key)
+            context = self._stream.codec_context
+            skippable = context.name in SKIPPABLE_CODECS
+            needed = set(packets)
+            while self._next <= packets[-1]:
+                packet = next(self._packets, None)
+                if packet is None:
+                    break
+                context.skip_frame = "DEFAULT" if not skippable or self._next in needed else "NONREF"
+                self._next += 1
+                for frame in self._decode(packet):
+                    if frame.pts in slot_of:
+                        yield slot_of[frame.pts], frame
+            for frame in self._decode(None):
+                if frame.pts in slot_of:
+                    yield slot_of[frame.pts], frame
+            context.flush_buffers()
+
+
+def decode_candidates(
+    source,
+    *,
+    candidate_fps: float = 2.0,
+    max_candidates: int = 768,
+    max_side: int | None = None,
+    source_fps: float | None = None,
+    limits: VideoLimits | None = None,
+) -> CandidateFrames:
+    """
+    The frames a selector may choose from: a grid uniform in time, snapped to real pictures, distinct and in order.
+
+    Args:
+        source: path, `os.PathLike`, bytes, seekable binary file object, array or tensor (N, H, W, 3) or (N, 3, H, W),
+            or a list of frames (PIL images or arrays).
+        candidate_fps (`float`, defaults to 2.0): grid points per second.
+        max_candidates (`int`, defaults to 768): cap; a longer video gets a coarser grid.
+        max_side (`int`, *optional*): files only: the longer side is scaled down to this many pixels while decoding.
+        source_fps (`float`, *optional*): rate of frames in memory. Unknown: they are taken to be candidates already
+            (never thinned, except for `max_candidates`), timed at 24 per second as transformers does, and a warning
+            says so.
+        limits (`VideoLimits`, *optional*): what a file may cost.
+
+    Raises:
+        VideoError: the source cannot be used, in one sentence.
+    """
+    if not is_encoded_source(source):
+        video = frames_in_memory(source, fps=source_fps)
+        return thin_candidates(video, candidate_fps if source_fps else None, max_candidates)
+    with VideoFile(source, limits) as video:
+        return video.read(video.candidate_pictures(candidate_fps, max_candidates), max_side, drop_missing=True)
+
+
+def decode_frames(
+    source, indices, *, max_side: int | None = None, source_fps: float | None = None, limits: VideoLimits | None = None
+) -> CandidateFrames:
+    """
+    Exactly the pictures with these presentation-order numbers, in the order given, repeated where repeated.
+
+    Args:
+        source: as for [`decode_candidates`].
+        indices: integers (N,).
+        max_side, source_fps, limits: as for [`decode_candidates`].
+
+    Raises:
+        VideoError: the source cannot be used, a number is out of range, or a picture cannot be decoded.
+    """
+    indices = np.asarray(indices, dtype=np.int64)
+    if is_encoded_source(source):
+        with VideoFile(source, limits) as video:
+            return video.read(indices, max_side)
+    return take_frames(frames_in_memory(source, fps=source_fps), indices)
+
+
+def take_frames(video: CandidateFrames, positions) -> CandidateFrames:
+    """The frames of `video` at these positions (N,) among its own frames, everything else kept."""
+    positions = np.asarray(positions, dtype=np.int64)
+    if positions.ndim != 1 or not len(positions) or positions.min() < 0 or positions.max() >= len(video):
+        raise VideoError(
+            f"Frame numbers of {video.name!r} must be a non-empty list within 0..{len(video) - 1}, but got "
+            f"{positions.ravel()[:8].tolist()}."
+        )
+    return replace(
+        video,
+        frames=video.frames[positions],
+        timestamps=video.timestamps[positions],
+        indices=video.indices[positions],
+    )
+
+
+def thin_candidates(video: CandidateFrames, candidate_fps: float | None, max_candidates: int) -> CandidateFrames:
+    """`video` on a grid uniform in time; `candidate_fps=None` keeps every frame up to `max_candidates`."""
+    times = video.timestamps
+    period = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 1 / video.fps
+    rate = candidate_fps or 2 * max_candidates / max(times[-1] - times[0], 1e-6)
+    keep = uniform_pictures(times, times[-1] - times[0] + period, rate, max_candidates)
+    return video if len(keep) == len(video) else take_frames(video, keep)
+
+
+__all__ = ["CandidateFrames", "VideoError", "VideoFile", "VideoLimits", "decode_candidates", "decode_frames"]

@@ -1,0 +1,275 @@
+"""From a file to the list of its pictures without decoding: safe opening, one demux pass, true times.
+
+Shapes: P packets in decode order, M pictures in presentation order.
+
+Opening is where a hostile file acts, so two whitelists (formats and protocols), a pixel limit and time limits are set
+before the first byte is parsed: a playlist renamed to .mp4 could otherwise open other local files or the network.
+"""
+
+import io
+import os
+from dataclasses import dataclass, field
+
+import av
+import numpy as np
+
+from .video_source_ntlbg import VideoError, VideoLimits
+
+
+# Containers that hold their own pictures. No playlists, no concatenation scripts, no image sequences, no raw streams.
+FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,gif"
+
+# Containers that list all their streams in the header, by how they begin: (offset, bytes) -> FFmpeg's name.
+_MAGIC = (
+    *((4, box, "mov") for box in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"moof", b"pnot")),
+    (0, b"\x1a\x45\xdf\xa3", "matroska"),
+    (8, b"AVI ", "avi"),
+    (0, b"\x30\x26\xb2\x75", "asf"),
+    (0, b"GIF8", "gif"),
+)
+
+# Codecs whose decoders give the same wanted pictures when unwanted non-reference pictures are left out.
+SKIPPABLE_CODECS = ("h264", "hevc")
+
+
+class _NamelessFile:
+    """A binary file object reduced to reading and seeking: FFmpeg must not guess a format from its name."""
+
+    def __init__(self, file):
+        self._file = file
+
+    def read(self, size: int) -> bytes:
+        return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
+def _pixel_option(limits: VideoLimits) -> str:
+    """FFmpeg's `max_pixels`: it counts padded buffers, so it gets some slack; pictures are held to the exact limit."""
+    return str(limits.max_pixels + limits.max_pixels // 16 + 65_536)
+
+
+def _reason(error: av.error.FFmpegError) -> str:
+    return (error.strerror or type(error).__name__).lower()
+
+
+def source_name(source) -> str:
+    """A name for messages and reports: the file's base name, or what kind of object came."""
+    if isinstance(source, str | os.PathLike):
+        return os.path.basename(os.fspath(source))
+    return "bytes in memory" if isinstance(source, bytes | bytearray | memoryview) else "a file object"
+
+
+def _checked_input(source, limits: VideoLimits):
+    """What `av.open` is given (`file:` with an absolute path, or a nameless file object), and the first 12 bytes."""
+    if isinstance(source, str | os.PathLike):
+        path = os.fspath(source)
+        path = os.fsdecode(path)
+        if not os.path.isfile(path):
+            if os.path.isdir(path):
+                kind = "it is a folder; pass one of the files in it"
+            elif "://" in path:
+                kind = "addresses are not opened; download it and pass the path"
+            elif os.path.exists(path):
+                kind = "it is not a regular file; copy it to one"
+            else:
+                kind = "there is no such file; check the path"
+            raise VideoError(f"{path!r} cannot be read as a video: {kind}.")
+        try:
+            with open(path, "rb") as file:
+                head = file.read(12)
+        except OSError as error:
+            raise VideoError(f"{path!r} cannot be read ({error.strerror}); check its permissions.") from error
+        size, opened = os.path.getsize(path), f"file:{os.path.abspath(path)}"
+    else:
+        file = io.BytesIO(source) if isinstance(source, bytes | bytearray | memoryview) else source
+        try:
+            size = file.seek(0, io.SEEK_END)
+            file.seek(0)
+            head = file.read(12)
+            file.seek(0)
+        except (OSError, ValueError) as error:
+            raise VideoError(
+                f"A video file object must be open and seekable, but got {error}; read it into bytes and pass these."
+            ) from error
+        opened = _NamelessFile(file)
+    if size == 0:
+        raise VideoError(f"{source_name(source)!r} is empty (0 bytes); check how it was written.")
+    if size > limits.max_bytes:
+        raise VideoError(
+            f"{source_name(source)!r} has {size} bytes, more than the limit of {limits.max_bytes}; "
+            "cut it or raise VideoLimits.max_bytes."
+        )
+    return opened, head
+
+
+def open_container(source, limits: VideoLimits) -> av.container.InputContainer:
+    """
+    Opens `source` (path, bytes or seekable binary file object) for reading, guarded as described above.
+
+    Raises:
+        VideoError: not a regular file, empty, too large, or not one of `FORMATS`.
+    """
+    opened, head = _checked_input(source, limits)
+    format = next((name for at, magic, name in _MAGIC if head[at : at + len(magic)] == magic), None)
+    # `options` reach the decoders of the probe. PyAV before 16 corrupts memory when such options are given and streams
+    # appear after the header, as in transport and program streams, FLV and Ogg, so these are probed without them.
+    options = {"max_pixels": _pixel_option(limits)} if format else {}
+    try:
+        return av.open(
+            opened,
+            mode="r",
+            format=format,
+            options=options,
+            container_options={"protocol_whitelist": "file", "format_whitelist": FORMATS},
+            metadata_errors="replace",
+            timeout=limits.timeout,
+        )
+    except av.error.FFmpegError as error:
+        raise VideoError(
+            f"{source_name(source)!r} cannot be opened as a video ({_reason(error)}); "
+            f"pass an intact file in one of these formats: {FORMATS.replace(',', ', ')}."
+        ) from error
+
+
+def check_pixels(width: int, height: int, name: str, limits: VideoLimits) -> None:
+    """Refuses pictures above `limits.max_pixels` with a [`VideoError`]."""
+    if width * height > limits.max_pixels:
+        raise VideoError(
+            f"{name!r} has pictures of {width} x {height} pixels, more than the limit of {limits.max_pixels}; "
+            "scale it down or raise VideoLimits.max_pixels."
+        )
+
+
+def picture_stream(
+    container: av.container.InputContainer, name: str, limits: VideoLimits
+) -> av.video.stream.VideoStream:
+    """
+    The moving-picture stream of an opened file, prepared for exact single-threaded decoding.
+
+    Raises:
+        VideoError: no video stream, cover art only, no decoder, or pictures above `limits.max_pixels`.
+    """
+    streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+    if not streams:
+        kinds = sorted({s.type for s in container.streams})
+        what = (
+            "only a cover picture"
+            if container.streams.video
+            else f"no video stream, only {', '.join(kinds) or 'nothing'}"
+        )
+        raise VideoError(f"{name!r} holds {what}; pass a file with moving pictures.")
+    stream = max(streams, key=lambda s: bool(s.disposition & av.stream.Disposition.default))
+    context = stream.codec_context
+    if context is None:
+        raise VideoError(f"{name!r} is coded in a way this FFmpeg cannot decode; convert it to H.264 in MP4.")
+    check_pixels(stream.width, stream.height, name, limits)
+    # the open options guard the probe; the decoder is opened later and must be told again
+    context.options = {"max_pixels": _pixel_option(limits)}
+    context.thread_type = "NONE"
+    return stream
+
+
+@dataclass(eq=False)
+class VideoIndex:
+    """
+    Every picture of a file with its time, found without decoding.
+
+    Args:
+        pts (`np.ndarray` of shape `(P,)`): int64 presentation stamps of all packets in decode order.
+        key (`np.ndarray` of shape `(P,)`): bool, whether decoding may start at the packet.
+        pictures (`np.ndarray` of shape `(M,)`): int64, the packet of the n-th picture in presentation order.
+        times (`np.ndarray` of shape `(M,)`): float64 seconds of the n-th picture from the stream's start.
+        last_duration (`float`): seconds the last picture is shown.
+        sequential (`str`): why pictures must be counted while decoding everything, "" where the index can be trusted.
+            `times` and `pictures` are then empty: see `video_decoding_ntlbg`.
+        warnings (`list[str]`): what was found damaged.
+    """
+
+    pts: np.ndarray
+    key: np.ndarray
+    pictures: np.ndarray
+    times: np.ndarray
+    last_duration: float
+    sequential: str = ""
+    warnings: list[str] = field(default_factory=list)
+
+
+def _is_hidden_vp8(packet: av.Packet) -> bool:
+    # RFC 6386, 9.1: bit 4 of the first byte of a frame is show_frame; hidden frames are references only
+    return not memoryview(packet)[0] & 0x10
+
+
+def _starts_mpeg_sequence(packet: av.Packet) -> bool:
+    # ISO/IEC 13818-2, 6.2.2: sequence_header_code. FFmpeg's parser marks P pictures as keyframes too.
+    return bytes(memoryview(packet)[:4]) == b"\x00\x00\x01\xb3"
+
+
+def build_index(container, stream, name: str, limits: VideoLimits) -> VideoIndex:
+    """
+    One demux pass over `stream`: which packet is which picture, and when it is shown.
+
+    Time: pts x time base minus the stream's start. Packets that an edit list discards are no pictures.
+
+    Raises:
+        VideoError: no picture, or more pictures or seconds than `limits` allow.
+    """
+    pts, key, shown, durations = [], [], [], []
+    missing_pts = damaged = 0
+    warnings = []
+    codec, formats = stream.codec_context.name, container.format.name.split(",")
+    is_mpeg = codec in ("mpeg1video", "mpeg2video")
+    # Transport streams and Ogg do not say which packets are keyframes: only these codecs' own marks hold. In a program
+    # stream reading resumes in mid-picture after a jump. Without trusted keyframes, decoding starts at the first.
+    trusted = "mpeg" not in formats and (is_mpeg or codec in ("h264", "hevc") or not {"mpegts", "ogg"} & set(formats))
+    try:
+        for packet in container.demux(stream):
+            if packet.size == 0:
+                continue
+            if len(pts) >= limits.max_frames:
+                raise VideoError(
+                    f"{name!r} has more than {limits.max_frames} pictures; cut it or raise VideoLimits.max_frames."
+                )
+            missing_pts += packet.pts is None
+            damaged += packet.is_corrupt
+            pts.append(packet.pts or 0)
+            key.append(packet.is_keyframe and (trusted or not key) and (not is_mpeg or _starts_mpeg_sequence(packet)))
+            shown.append(not (packet.is_discard or (codec == "vp8" and _is_hidden_vp8(packet))))
+            durations.append(packet.duration or 0)
+    except av.error.FFmpegError as error:
+        warnings.append(f"reading stopped after {len(pts)} packets ({_reason(error)})")
+    if damaged:
+        warnings.append(f"{damaged} of {len(pts)} packets are marked as damaged")
+    pts, key, shown = np.array(pts, dtype=np.int64), np.array(key, dtype=bool), np.array(shown, dtype=bool)
+    if not shown.any():
+        raise VideoError(f"{name!r} holds no picture; check whether it was cut off or recorded empty.")
+
+    sequential = ""
+    if missing_pts:
+        sequential = f"{missing_pts} of {len(pts)} packets carry no presentation time"
+    elif len(np.unique(pts)) < len(pts):
+        sequential = f"{len(pts) - len(np.unique(pts))} packets repeat a presentation time"
+    elif "avi" in formats:
+        sequential = "AVI does not store presentation times"
+    elif not key.any():
+        sequential = "no packet is marked as a place to start from"
+    if sequential:
+        nothing = np.zeros(0, dtype=np.int64)
+        return VideoIndex(pts, key, nothing, nothing.astype(np.float64), 0.0, sequential, warnings)
+
+    # Pictures before the first place to start from cannot be decoded by anyone: the file begins in mid-stream.
+    first_key = int(np.argmax(key))
+    orphans = int(shown[:first_key].sum())
+    if orphans and shown[first_key:].any():
+        shown[:first_key] = False
+        warnings.append(f"{orphans} pictures before the first keyframe cannot be decoded and were left out")
+    packets = np.flatnonzero(shown)
+    pictures = packets[np.argsort(pts[packets], kind="stable")]
+    start = int(pts[pictures[0]]) if stream.start_time is None else min(stream.start_time, int(pts[pictures[0]]))
+    times = (pts[pictures] - start) * float(stream.time_base)
+    last_duration = durations[pictures[-1]] * float(stream.time_base)
+    return VideoIndex(pts, key, pictures, times, last_duration, "", warnings)

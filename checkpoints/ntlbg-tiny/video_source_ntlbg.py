@@ -1,0 +1,235 @@
+"""What goes into and comes out of decoding: sources, limits, the frames with their times, and the one error.
+
+Shapes: N candidate frames, H x W pixels, 3 channels RGB.
+"""
+
+import os
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from PIL import Image
+
+
+# transformers assumes this rate wherever the rate of in-memory frames is unknown; so do we, or prompts would differ.
+ASSUMED_FPS = 24.0
+
+
+class VideoError(ValueError):
+    """A video that cannot be used. The message is one sentence: what is wrong, what came, how to fix it."""
+
+
+@dataclass(frozen=True)
+class VideoLimits:
+    """
+    What a video may cost before it is refused with a [`VideoError`].
+
+    Args:
+        max_bytes (`int`, defaults to 32 GiB): size of the file.
+        max_pixels (`int`, defaults to 8192 * 4320): pixels of one picture (8K DCI); guards probing and decoding.
+        max_duration (`float`, defaults to 86400): seconds that the pictures span.
+        max_frames (`int`, defaults to 5,184,000): pictures in the file (one day at 60 per second).
+        max_output_bytes (`int`, defaults to 8 GiB): decoded frames held at once.
+        timeout (`float`, defaults to 30): seconds for opening and for each read.
+    """
+
+    max_bytes: int = 32 * 2**30
+    max_pixels: int = 8192 * 4320
+    max_duration: float = 86_400.0
+    max_frames: int = 60 * 86_400
+    max_output_bytes: int = 8 * 2**30
+    timeout: float = 30.0
+
+
+@dataclass(eq=False)
+class CandidateFrames:
+    """
+    Decoded frames of one video with their true times.
+
+    Args:
+        frames (`np.ndarray` of shape `(N, H, W, 3)`): uint8 RGB, upright, square pixels.
+        timestamps (`np.ndarray` of shape `(N,)`): float64 seconds, presentation time relative to the stream's start.
+        indices (`np.ndarray` of shape `(N,)`): int64 picture numbers in presentation order, counted from 0.
+        fps (`float`): average pictures per second of the source.
+        total_num_frames (`int`): pictures in the source.
+        duration (`float`): seconds from the first picture to the end of the last one.
+        height (`int`): of the source in pixels, after rotation and with square pixels.
+        width (`int`): likewise.
+        name (`str`): file name, or what kind of object came.
+        warnings (`list[str]`): what was damaged, dropped or assumed, with counts.
+    """
+
+    frames: np.ndarray
+    timestamps: np.ndarray
+    indices: np.ndarray
+    fps: float
+    total_num_frames: int
+    duration: float
+    height: int
+    width: int
+    name: str
+    warnings: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+def is_encoded_source(source) -> bool:
+    """Whether `source` is a file to decode (path, bytes or binary file object) and not frames in memory."""
+    if isinstance(source, str | os.PathLike | bytes | bytearray | memoryview):
+        return True
+    # The two methods are the protocol that av.open asks of a file object; there is no common base class.
+    return callable(getattr(source, "read", None)) and callable(getattr(source, "seek", None))
+
+
+def is_decoded(value) -> bool:
+    """Whether `value` is a [`CandidateFrames`]."""
+    # By name: as remote code of a checkpoint this module may be executed twice, which makes two classes of one.
+    return type(value).__name__ == "CandidateFrames"
+
+
+def is_frame(value) -> bool:
+    """Whether `value` is one picture: a PIL image or an array of three axes."""
+    return isinstance(value, Image.Image) or (isinstance(value, np.ndarray | torch.Tensor) and value.ndim == 3)
+
+
+def is_video_source(value) -> bool:
+    """Whether `value` is ONE video: a file, an array (N, H, W, 3) or (N, 3, H, W), or a list of frames."""
+    if is_encoded_source(value) or is_decoded(value):
+        return True
+    if isinstance(value, np.ndarray | torch.Tensor):
+        return value.ndim == 4
+    return isinstance(value, list | tuple) and len(value) > 0 and all(is_frame(frame) for frame in value)
+
+
+def flatten_videos(videos) -> list:
+    """The videos of a batch in order: `videos` may be one video, a list, or lists nested by row.
+
+    Raises:
+        VideoError: an element is not a video.
+    """
+    if is_video_source(videos):
+        return [videos]
+    if isinstance(videos, np.ndarray | torch.Tensor) and videos.ndim == 5:
+        return list(videos)
+    if isinstance(videos, list | tuple):
+        return [source for element in videos for source in flatten_videos(element)]
+    shape = f" of shape {tuple(videos.shape)}" if isinstance(videos, np.ndarray | torch.Tensor) else ""
+    raise VideoError(
+        f"A video must be a path, bytes, a binary file object, an array (N, H, W, 3) or a list of frames, but got "
+        f"{type(videos).__name__}{shape}; convert it to one of these."
+    )
+
+
+def _frames_array(source) -> np.ndarray:
+    """uint8 array (N, H, W, 3) of the frames in `source` (array, tensor or list of frames)."""
+    if isinstance(source, list | tuple):
+        frames = [np.asarray(f.convert("RGB")) if isinstance(f, Image.Image) else _to_numpy(f) for f in source]
+        shapes = {frame.shape for frame in frames}
+        if len(shapes) > 1:
+            raise VideoError(
+                f"The frames of one video must have one size, but got {sorted(shapes)}; resize them to the same size."
+            )
+        array = np.stack(frames)
+    else:
+        array = _to_numpy(source)
+    if array.ndim == 4 and array.shape[-1] not in (1, 3) and array.shape[1] in (1, 3):
+        array = np.moveaxis(array, 1, -1)
+    if array.ndim != 4 or array.shape[-1] not in (1, 3) or 0 in array.shape:
+        raise VideoError(
+            f"Frames must have shape (N, H, W, 3) or (N, 3, H, W) with N >= 1, but got {array.shape}; "
+            "convert them to RGB and stack them along a first axis."
+        )
+    if array.shape[-1] == 1:
+        array = np.repeat(array, 3, axis=-1)
+    if array.dtype == np.uint8:
+        return np.ascontiguousarray(array)
+    low, high = (float(array.min()), float(array.max()))
+    if not (low >= 0 and high <= 255):
+        raise VideoError(
+            f"Frames must be uint8, or numbers in [0, 1] or [0, 255], but got {array.dtype} from {low} to {high}; "
+            "undo the normalisation first."
+        )
+    scale = 255.0 if np.issubdtype(array.dtype, np.floating) and high <= 1 else 1.0
+    return np.rint(np.asarray(array, dtype=np.float32) * scale).astype(np.uint8)
+
+
+def _to_numpy(value) -> np.ndarray:
+    if isinstance(value, torch.Tensor):
+        # numpy has no bfloat16
+        value = (value.float() if value.is_floating_point() else value).detach().cpu().numpy()
+    return value
+
+
+def frames_in_memory(source, fps: float | None = None, indices=None, total_num_frames: int | None = None):
+    """
+    [`CandidateFrames`] of frames that are already decoded: all of them, unchanged.
+
+    Args:
+        source: array or tensor (N, H, W, 3) or (N, 3, H, W), or a list of frames (PIL or arrays). uint8, or floats in
+            [0, 1] or [0, 255]; grey frames are repeated to three channels.
+        fps (`float`, *optional*): pictures per second of the video the frames came from. Unknown: 24 is assumed, as
+            transformers does, and a warning says so.
+        indices (*optional*): picture numbers (N,) in the video they came from; defaults to 0..N-1.
+        total_num_frames (`int`, *optional*): pictures in that video; defaults to the last index + 1.
+
+    Raises:
+        VideoError: wrong shape, range, sizes or numbers.
+    """
+    frames = _frames_array(source)
+    count = len(frames)
+    warnings = []
+    if fps is None:
+        fps = ASSUMED_FPS
+        warnings.append(f"the rate of the given frames is unknown: {ASSUMED_FPS:g} per second was assumed")
+    if not (np.isfinite(fps) and fps > 0):
+        raise VideoError(f"The rate of the given frames must be a positive number per second, but got {fps!r}.")
+    indices = np.arange(count) if indices is None else np.asarray(_to_numpy(indices))
+    if indices.shape != (count,) or (count > 1 and (np.diff(indices) < 0).any()) or indices[0] < 0:
+        raise VideoError(
+            f"`frames_indices` must hold {count} picture numbers in ascending order, one per frame, but got shape "
+            f"{indices.shape}: {indices[:8].tolist()}."
+        )
+    total_num_frames = int(total_num_frames or indices[-1] + 1)
+    return CandidateFrames(
+        frames=frames,
+        timestamps=indices.astype(np.float64) / fps,
+        indices=indices.astype(np.int64),
+        fps=float(fps),
+        total_num_frames=total_num_frames,
+        duration=total_num_frames / fps,
+        height=frames.shape[1],
+        width=frames.shape[2],
+        name=f"{count} frames in memory",
+        warnings=warnings,
+    )
+
+
+def uniform_pictures(times: np.ndarray, duration: float, candidate_fps: float, max_candidates: int) -> np.ndarray:
+    """
+    Picture numbers on a grid uniform in time, each grid point snapped to the picture nearest to it.
+
+    Args:
+        times (`np.ndarray` of shape `(M,)`): ascending seconds of all pictures, starting at about 0.
+        duration (`float`): seconds that the M pictures cover.
+        candidate_fps (`float`): grid points per second, > 0.
+        max_candidates (`int`): cap on the grid points, >= 1: a longer video gets a coarser grid.
+
+    Returns:
+        int64 (N,), ascending and distinct, 1 <= N <= min(M, max_candidates). Where the pictures stand further apart
+        than the grid (a variable frame rate) grid points meet in one picture, which then counts once.
+    """
+    if not (np.isfinite(candidate_fps) and candidate_fps > 0):
+        raise VideoError(f"`candidate_fps` must be a positive number, but got {candidate_fps!r}.")
+    if max_candidates < 1:
+        raise VideoError(f"`max_candidates` must be at least 1, but got {max_candidates!r}.")
+    # rounding first: 2 fps x 10.04 s is 20 points, not 21
+    count = max(1, min(round(duration * candidate_fps), max_candidates))
+    if count >= len(times):
+        return np.arange(len(times), dtype=np.int64)
+    targets = times[0] + np.arange(count) * (duration / count)
+    right = np.clip(np.searchsorted(times, targets), 1, len(times) - 1)
+    left = right - 1
+    # ties go to the earlier picture
+    nearest = np.where(targets - times[left] <= times[right] - targets, left, right)
+    return np.unique(nearest).astype(np.int64)
