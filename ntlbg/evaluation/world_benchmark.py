@@ -2,9 +2,9 @@
 
     python -m ntlbg.evaluation.world_benchmark --videos 400 --out docs/benchmarks/tiny
 
-Each video is a real mp4, read by the processor, encoded once, and asked one question of every kind in a wording never
-used in training. The model and its frames' features are the same for every selector; only the groups it may see
-differ.
+Each video is a real mp4, read by the processor, encoded once, and asked one question of every kind it has a clear
+answer to (not every video has a clearly longest scene), in a wording never used in training. The model and its frames'
+features are the same for every selector; only the groups it may see differ.
 """
 
 import argparse
@@ -117,7 +117,8 @@ def accuracy_table(result: dict) -> str:
     """Selectors by kinds in Markdown, with the paired gap of ntlbg and uniform as the last row."""
     table, paired = result["accuracy"], result["ntlbg_less_uniform"]
     kinds = list(table["ntlbg"])
-    lines = ["| selector | " + " | ".join(kinds) + " |", "|---|" + "---|" * len(kinds)]
+    heads = [f"{kind} (n = {table['ntlbg'][kind]['asked']})" for kind in kinds]
+    lines = ["| selector | " + " | ".join(heads) + " |", "|---|" + "---|" * len(kinds)]
     for selector, row in table.items():
         cells = [f"{row[kind]['accuracy']:.1f} ± {row[kind]['standard_error']:.1f}" for kind in kinds]
         lines.append(f"| {selector} | " + " | ".join(cells) + " |")
@@ -145,6 +146,18 @@ def write_between_markers(page: Path, content: str) -> None:
     page.write_text(f"{before}{README_START}\n{content}{README_END}{after}", encoding="utf-8")
 
 
+def current_commit() -> str:
+    """The commit of this code, marked where the tree differs from it."""
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--exclude=*"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return described.stdout.strip()
+
+
 def main() -> None:
     """Run the benchmark and write JSON and Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -157,6 +170,11 @@ def main() -> None:
     parser.add_argument("--readme", type=Path, help="page whose table is written anew")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    # What could fail at the end fails here, before the long work.
+    commit = current_commit()
+    if args.readme is not None:
+        write_between_markers(args.readme, "")
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     model = NTLBGForConditionalGeneration.from_pretrained(args.model).eval()
     processor = NTLBGProcessor.from_pretrained(args.model)
 
@@ -189,15 +207,12 @@ def main() -> None:
         "k": args.k,
         "split": args.split,
         "wording": args.wording,
-        "commit": subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip(),
+        "commit": commit,
         "machine": f"{platform.machine()} CPU, 1 thread",
-        "command": f"python -m ntlbg.evaluation.world_benchmark --videos {args.videos} --split {args.split} "
-        f"--wording {args.wording} -k {args.k}",
+        "command": f"python -m ntlbg.evaluation.world_benchmark --model {args.model} --videos {args.videos} "
+        f"--split {args.split} --wording {args.wording} -k {args.k}",
         "wrong": wrong,
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     content = to_markdown(result)
     args.out.with_suffix(".md").write_text(f"# ntlbg-tiny on the procedural world\n\n{content}", encoding="utf-8")
