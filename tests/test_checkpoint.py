@@ -44,7 +44,7 @@ def test_its_code_is_todays_code(tmp_path):
     """What travels with it is what `save_pretrained` would write now."""
     names = {*save_remote_code(NTLBGForConditionalGeneration, tmp_path), *save_remote_code(NTLBGProcessor, tmp_path)}
     stale = [name for name in names if (TINY / name).read_text() != (tmp_path / name).read_text()]
-    assert not stale, f"run `python -m ntlbg.training.tiny_package --figures docs/benchmarks/tiny.json` to write {stale} anew"
+    assert not stale, f"{stale} are not today's; see ntlbg/training/tiny_package.py"
     assert names == {path.name for path in TINY.glob("*.py")}
 
 
