@@ -191,7 +191,10 @@ def _section(number: int, question: ReportQuestion, evidence: Evidence, video: V
     parts.append(f'<div class="scroll">{timeline_svg(evidence, video.duration, f"Timeline of: {heading}")}</div>')
     parts.append(_key())
     parts.append(f"<h3>{len(evidence.positions)} representative {evidence.unit}s</h3>")
-    parts.append(_table(question, evidence, video))
+    sheet = _sheet(question, evidence)
+    table = _table(evidence, video)
+    # Pictures say most of it; the figures of each are one click away.
+    parts.append(f"{sheet}<details><summary>Their figures</summary>{table}</details>" if sheet else table)
     if question.timings:
         parts.append("<h3>Where the time went</h3>")
         parts.append(_timings(question.timings))
@@ -208,16 +211,31 @@ def _icon(stratum: str) -> str:
     return f'<svg class="tl" viewBox="0 0 14 14" aria-hidden="true">{shape(stratum, 7, 7, 5)}</svg>'
 
 
-def _table(question: ReportQuestion, evidence: Evidence, video: VideoFacts) -> str:
+def _sheet(question: ReportQuestion, evidence: Evidence) -> str:
+    """The contact sheet: each representative's picture over its number, time, stratum and weight."""
     frames = question.frames
     if frames is None and isinstance(question.selection, FrameSelection):
         frames = question.selection.frames
-    if frames is not None and len(frames) != len(evidence.positions):
+    if frames is None:
+        return ""
+    if len(frames) != len(evidence.positions):
         raise ValueError(
             f"each representative needs its picture: got {len(frames)} pictures for {len(evidence.positions)} "
             f"{evidence.unit}s"
         )
-    head = ([] if frames is None else ["Picture"]) + ["#", "Time", "Stratum", "Weight", "Context window"]
+    figures = []
+    for rank, frame in enumerate(frames):
+        moment, stratum = clock(float(evidence.seconds[rank]), tenths=True), evidence.strata[rank]
+        figures.append(
+            f'<figure><img alt="{shown(f"The picture at {moment}")}" src="{data_uri(frame)}">'
+            f"<figcaption>{_icon(stratum)}<b>{rank + 1}</b> {moment} · {shown(stratum)} · "
+            f"{float(evidence.weights[rank]):.1%}</figcaption></figure>"
+        )
+    return f'<div class="sheet">{"".join(figures)}</div>'
+
+
+def _table(evidence: Evidence, video: VideoFacts) -> str:
+    head = ["#", "Time", "Stratum", "Weight", "Context window"]
     head += [] if evidence.picture_numbers is None else ["Picture no."]
     rows = []
     for rank, (second, stratum, weight) in enumerate(
@@ -226,14 +244,11 @@ def _table(question: ReportQuestion, evidence: Evidence, video: VideoFacts) -> s
         start, stop, more = evidence.own_window(rank, video.duration)
         window = f"{clock(start, tenths=True)} – {clock(stop, tenths=True)}" + (f" and {more} more" if more else "")
         moment = clock(float(second), tenths=True)
-        picture, number = "", ""
+        number = ""
         if evidence.picture_numbers is not None:
             number = f'<td data-name="picture no.">{int(evidence.picture_numbers[rank])}</td>'
-        if frames is not None:
-            alt = f"The picture at {moment}"
-            picture = f'<td class="picture"><img alt="{shown(alt)}" src="{data_uri(frames[rank])}"></td>'
         rows.append(
-            f'<tr>{picture}<td data-name="#">{rank + 1}</td><td data-name="time">{moment}</td>'
+            f'<tr><td data-name="#">{rank + 1}</td><td data-name="time">{moment}</td>'
             f'<td data-name="">{_icon(stratum)}{shown(stratum)}</td><td data-name="weight">{float(weight):.1%}</td>'
             f'<td data-name="window">{window}</td>'
             f"{number}</tr>"

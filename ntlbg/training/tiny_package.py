@@ -66,6 +66,7 @@ def package(source: Path, out: Path, figures: Path | None = None) -> None:
             has been measured.
     """
     model = NTLBGForConditionalGeneration.from_pretrained(source)
+    model.config.base_config._name_or_path = ""  # a folder of the machine it was trained on
     processor = NTLBGProcessor.from_pretrained(source)
     out.mkdir(parents=True, exist_ok=True)
     for stale in out.glob("*.py"):
