@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 CODE   := configuration modeling_ntlbg processors ntlbg tests
 
-.PHONY: demo test quality style tiny tiny-smoke bench bench-tiny clean
+.PHONY: demo test quality style tiny tiny-package tiny-smoke bench bench-tiny clean
 
 $(STAMP): setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try: make PYTHON=python3.11 ...")'
@@ -30,6 +30,9 @@ style: $(STAMP)         ## fix style
 
 tiny: $(STAMP)          ## train checkpoints/ntlbg-tiny from scratch (about an hour of CPU)
 	$(BIN)/python -m ntlbg.training.tiny_recipe --out checkpoints/ntlbg-tiny
+
+tiny-package: $(STAMP)  ## give checkpoints/ntlbg-tiny today's code and card, after either changed
+	$(BIN)/python -m ntlbg.training.tiny_package --figures docs/benchmarks/tiny.json
 
 tiny-smoke: $(STAMP)    ## the same recipe at a tiny scale, in two minutes
 	$(BIN)/python -m ntlbg.training.tiny_recipe --smoke

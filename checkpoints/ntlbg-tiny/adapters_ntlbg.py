@@ -19,13 +19,10 @@ class VideoFeatures:
         tokens (`torch.Tensor` of shape `(T, n, D)`): what the language model would read, group by group.
         deepstack (`list[torch.Tensor]` of shape `(T, n, D)` each): further features for inner layers (Qwen3-VL); else
             empty.
-        group_indices (`torch.LongTensor` of shape `(T',)`, *optional*): which of the prompt's groups these are, when
-            not all were encoded.
     """
 
     tokens: torch.Tensor
     deepstack: list[torch.Tensor] = field(default_factory=list)
-    group_indices: torch.Tensor | None = None
 
     @property
     def descriptors(self) -> torch.Tensor:

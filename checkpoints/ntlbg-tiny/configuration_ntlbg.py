@@ -1,8 +1,10 @@
 """What an NTLBG model is: the base vision-language model and how its frames are chosen and enriched."""
 
+import functools
 import math
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
@@ -83,7 +85,15 @@ class NTLBGConfig(PreTrainedConfig):
         "base_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen2_vl"),
         "scorer_config": SubConfigSpec(config_class=AutoConfig, model_type="siglip", optional=True),
     }
-    keys_to_ignore_at_inference = ["past_key_values", "selections", "losses"]
+    keys_to_ignore_at_inference = [
+        "past_key_values",
+        "selections",
+        "labels",
+        "task_loss",
+        "ntlbg_loss",
+        "align_loss",
+        "context_loss",
+    ]
 
     base_config: dict | PreTrainedConfig | None = None
     scorer_config: dict | PreTrainedConfig | None = None
@@ -184,6 +194,22 @@ class NTLBGConfig(PreTrainedConfig):
     @property
     def video_token_id(self) -> int:
         return self.base_config.video_token_id
+
+
+def _raise_value_errors(init):
+    """What the strict dataclass says of a wrong type, as one sentence of the error that callers expect."""
+
+    @functools.wraps(init)
+    def checked(self, *args, **kwargs):
+        try:
+            init(self, *args, **kwargs)
+        except StrictDataclassFieldValidationError as error:
+            raise ValueError(" ".join(str(error).split())) from error
+
+    return checked
+
+
+NTLBGConfig.__init__ = _raise_value_errors(NTLBGConfig.__init__)
 
 
 register(NTLBGConfig, AutoConfig, key="ntlbg")

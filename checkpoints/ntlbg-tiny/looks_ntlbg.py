@@ -14,7 +14,9 @@ from .adapters_ntlbg import VideoFeatures
 from .gaussian_ntlbg import LowRankGaussian, fit_gaussian
 from .losses_ntlbg import align_loss, context_loss, ntlbg_loss
 from .outputs_ntlbg import Choice
+from .prompt_ntlbg import find_videos
 from .rich_points_ntlbg import soft_cell_pool
+from .scorer_ntlbg import scorer_descriptors, scorer_k, scorer_relevance
 from .selection_ntlbg import Selection
 from .strata_ntlbg import STRATA, select_representatives
 
@@ -66,13 +68,32 @@ class LooksMixin:
             raise ValueError(f"`num_representatives` should be at least 1, but it is {num_representatives}.")
         return min(num_representatives, int(video_grid_thw[0]))
 
-    def _query_slots(self, query_input_ids, query_attention_mask):
+    def _query_slots(self, query_input_ids, query_attention_mask) -> list | None:
+        """Slots (m, s) of every row; None for a row without a question."""
         if query_input_ids is None:
             return None
         if query_attention_mask is None:
             query_attention_mask = torch.ones_like(query_input_ids)
-        embeddings = self.get_input_embeddings()(query_input_ids)
-        return self.selector.encode_query(embeddings, query_attention_mask)
+        slots = self.selector.encode_query(self.get_input_embeddings()(query_input_ids), query_attention_mask)
+        asked = query_attention_mask.bool().any(dim=1).tolist()
+        return [row if has_question else None for row, has_question in zip(slots, asked, strict=True)]
+
+    def _query_per_video(self, query_ids, query_mask, videos: int, input_ids, attention_mask, grids) -> list:
+        """Slots (m, s), or None, of the query of each video."""
+        rows = self._query_slots(query_ids, query_mask)
+        if rows is None:
+            return [None] * videos
+        if input_ids is not None and grids is not None:
+            mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+            token = self.config.video_token_id
+            places = find_videos(input_ids, mask, token, grids, self.adapter.tokens_per_group)
+            return [rows[place.row] for place in places]
+        if len(rows) not in (1, videos):
+            raise ValueError(
+                f"There are {len(rows)} queries for {videos} videos; pass one per video, one for all, or the prompt's "
+                "`input_ids` and `video_grid_thw`, which tell them apart."
+            )
+        return rows if len(rows) == videos else rows * videos
 
     @torch.no_grad()
     def relevance_logits(self, video: VideoFeatures, query_input_ids, query_attention_mask=None) -> torch.Tensor:
@@ -87,6 +108,8 @@ class LooksMixin:
             `torch.FloatTensor` of shape `(Q, T)`.
         """
         slots = self._query_slots(query_input_ids, query_attention_mask)
+        if None in slots:
+            raise ValueError(f"Query {slots.index(None)} is empty; there is no relevance to nothing.")
         return torch.stack([self.selector.relevance(video.tokens, query) for query in slots])
 
     def _choose(self, tokens, descriptors, k: int, slots, scores, seconds) -> tuple[Selection, LowRankGaussian]:
@@ -164,14 +187,15 @@ class LooksMixin:
         query_input_ids: torch.LongTensor | None = None,
         query_attention_mask: torch.LongTensor | None = None,
         group_timestamps: torch.FloatTensor | None = None,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.LongTensor | None = None,
         scorer_pixel_values: torch.FloatTensor | None = None,
-        scorer_input_ids: torch.LongTensor | None = None,
-        scorer_attention_mask: torch.LongTensor | None = None,
+        scorer_features: torch.FloatTensor | None = None,
         frames_indices: torch.LongTensor | None = None,
         video_features: list[VideoFeatures] | None = None,
         num_representatives: int | None = None,
         max_visual_tokens: int | None = None,
-        **_,
+        **others,
     ) -> list[Selection] | Selection:
         r"""
         The first look: choose without answering. `selection = model.select(**processor.first_look(video, query))`.
@@ -181,8 +205,11 @@ class LooksMixin:
             `encode_video`.
             scorer_pixel_values (`torch.FloatTensor` of shape `(T, channels, size, size)`): one picture per group of
                 ONE video, for the scorer; then the base's vision tower sees nothing in this look.
-            query_input_ids, query_attention_mask (`torch.LongTensor` of shape `(V or 1, Lq)`): one query per video, or
-                one for all.
+            scorer_features (`torch.FloatTensor` of shape `(T, d)`, *optional*): of `encode_for_scorer`, instead.
+            others: all further `scorer_<name>` of the processor; anything else is ignored.
+            query_input_ids, query_attention_mask (`torch.LongTensor` of shape `(B, Lq)`): one query per row.
+            input_ids, attention_mask (`torch.LongTensor` of shape `(B, L)`, *optional*): the prompt, which tells which
+                videos stand in which row; without it there has to be one query per video, or one for all.
             frames_indices (`torch.LongTensor` of shape `(N,)`, *optional*): picture numbers of one video's candidates,
                 kept in its selection.
 
@@ -190,20 +217,11 @@ class LooksMixin:
             `Selection` for one video, else `list[Selection]`; to be passed to the processor and to `generate` as
             `selection=`.
         """
-        if scorer_pixel_values is not None:
-            if max_visual_tokens is not None:
-                raise ValueError(
-                    "A scorer's look does not know how many visual tokens a group will have in the second look; pass "
-                    "`num_representatives` instead of `max_visual_tokens`."
-                )
-            return self._select_by_scorer(
-                scorer_pixel_values,
-                scorer_input_ids,
-                scorer_attention_mask,
-                group_timestamps,
-                frames_indices,
-                num_representatives,
-            )
+        if scorer_pixel_values is not None or scorer_features is not None:
+            if scorer_features is None:
+                scorer_features = self.encode_for_scorer(scorer_pixel_values, **others)
+            k = scorer_k(self.config, len(scorer_features), num_representatives, max_visual_tokens)
+            return self._select_by_scorer(scorer_features, others, k, group_timestamps, frames_indices)
         if video_features is None:
             if pixel_values_videos is None or video_grid_thw is None:
                 raise ValueError(
@@ -211,7 +229,9 @@ class LooksMixin:
                     "`video_features`, or `scorer_pixel_values`, as the processor returns them."
                 )
             video_features = self.encode_video(pixel_values_videos, video_grid_thw)
-        slots = self._query_slots(query_input_ids, query_attention_mask)
+        queries = self._query_per_video(
+            query_input_ids, query_attention_mask, len(video_features), input_ids, attention_mask, video_grid_thw
+        )
         seconds = self._split_times(group_timestamps, [len(video.tokens) for video in video_features])
         selections = []
         for number, video in enumerate(video_features):
@@ -221,32 +241,32 @@ class LooksMixin:
                 else torch.tensor([len(video.tokens), self.adapter.merge_size**2 * video.tokens.shape[1], 1])
             )
             k = self.representatives_for(grid, num_representatives, max_visual_tokens)
-            query = None if slots is None else slots[number if len(slots) > 1 else 0]
             descriptors = video.descriptors
-            selection, gaussian = self._choose(video.tokens, descriptors, k, query, None, seconds[number])
+            selection, gaussian = self._choose(video.tokens, descriptors, k, queries[number], None, seconds[number])
             _, selection.context = self._contexts(selection, gaussian, descriptors)
             if frames_indices is not None and len(video_features) == 1:
                 selection.frames_indices = torch.as_tensor(frames_indices)
             selections.append(selection)
         return selections[0] if len(selections) == 1 else selections
 
-    def _select_by_scorer(self, pixels, input_ids, attention_mask, seconds, frames_indices, num_representatives):
-        if self.scorer is None:
-            raise ValueError(
-                "`scorer_pixel_values` were given, but this model has no scorer; make it with `from_base(..., "
-                "scorer='google/siglip2-base-patch16-224')` or pass the video itself."
-            )
-        chunks = pixels.to(self.scorer.dtype).split(self.config.vision_chunk_groups)
-        descriptors = torch.cat([self.scorer.get_image_features(chunk).pooler_output for chunk in chunks]).float()
-        scores = None
-        if input_ids is not None:
-            mask = {} if attention_mask is None else {"attention_mask": attention_mask}
-            text = self.scorer.get_text_features(input_ids, **mask).pooler_output[0].float()
-            # Centred: the encoders' common offset would otherwise drown the differences between frames.
-            centred = F.normalize(descriptors - descriptors.mean(dim=0), dim=-1)
-            scores = centred @ F.normalize(text, dim=-1)
-        k = min(num_representatives or self.config.num_representatives, len(descriptors))
+    @torch.no_grad()
+    def encode_for_scorer(self, scorer_pixel_values, **others) -> torch.Tensor:
+        r"""
+        The scorer's look at ONE video, once for many questions: `features = model.encode_for_scorer(**first_look)`,
+        then per question `model.select(scorer_features=features, **processor.scorer_query(query))`.
+
+        Takes (and ignores the rest of) what `processor.first_look` returns.
+
+        Returns:
+            `torch.FloatTensor` of shape `(T, d)`.
+        """
+        pictures = {"scorer_pixel_values": scorer_pixel_values, **others}
+        return scorer_descriptors(self.scorer, pictures, self.config.vision_chunk_groups)
+
+    def _select_by_scorer(self, descriptors, query: dict, k: int, seconds, frames_indices) -> Selection:
+        scores, notes = scorer_relevance(self.scorer, descriptors, query)
         selection, _ = self._choose(None, descriptors, k, None, scores, seconds)
+        selection.notes.extend(notes)
         if frames_indices is not None:
             selection.frames_indices = torch.as_tensor(frames_indices)
         return selection
@@ -268,8 +288,8 @@ class LooksMixin:
         )
         return VideoFeatures(tokens, kept.deepstack)
 
-    def _first_and_only_look(self, video: VideoFeatures, k: int, query, seconds) -> Choice:
-        """Choose among encoded groups, enrich the chosen, and, in training, the losses that go with it."""
+    def _first_and_only_look(self, video: VideoFeatures, k: int, query, seconds, with_losses: bool) -> Choice:
+        """Choose among encoded groups, enrich the chosen, and, if told, the losses that go with it."""
         descriptors = video.descriptors
         selection, gaussian = self._choose(video.tokens, descriptors, k, query, None, seconds)
         pooled, selection.context = self._contexts(selection, gaussian, descriptors)
@@ -282,7 +302,7 @@ class LooksMixin:
                 kept.tokens = kept.tokens * (1 + (gate - gate.detach())).to(kept.tokens.dtype)[:, None, None]
             self._observe(video.tokens)
         choice.features = self._enrich(selection, kept)
-        if self.training:
+        if with_losses:
             choice.losses = self._auxiliary_losses(selection, gaussian, pooled, descriptors, choice.features.tokens)
         selection.relevance = None if selection.relevance is None else selection.relevance.detach()
         return choice
@@ -306,7 +326,9 @@ class LooksMixin:
         with torch.autocast(tokens.device.type, enabled=False):
             losses = {
                 "ntlbg_loss": ntlbg_loss(gaussian, pooled, descriptors, self.config.likelihood_weight),
-                "align_loss": align_loss(tokens, self.expected_mean, self.expected_variance),
+                "align_loss": align_loss(
+                    tokens, self.expected_mean.to(tokens.device), self.expected_variance.to(tokens.device)
+                ),
             }
             if len(selection) > 1:
                 visual = tokens.float().mean(dim=1)
@@ -316,16 +338,14 @@ class LooksMixin:
 
     @torch.no_grad()
     def _observe(self, tokens: torch.Tensor, momentum: float = 0.99):
-        """Running mean and variance of the base's own visual tokens, over all processes: what L_align compares
-        with."""
+        """Running mean and variance of the base's own visual tokens: what L_align compares with.
+
+        Of this process only: ranks may hold different numbers of videos, so that a reduction here would wait for ever.
+        DistributedDataParallel broadcasts buffers before every step.
+        """
         flat = tokens.float().flatten(0, -2)
-        moments = torch.stack([flat.mean(dim=0), flat.square().mean(dim=0)])
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(moments)
-            moments /= torch.distributed.get_world_size()
-        mean, variance = moments[0], (moments[1] - moments[0].square()).clamp_min(0)
-        self.expected_mean.lerp_(mean.to(self.expected_mean.dtype), 1 - momentum)
-        self.expected_variance.lerp_(variance.to(self.expected_variance.dtype), 1 - momentum)
+        self.expected_mean.lerp_(flat.mean(dim=0).to(self.expected_mean), 1 - momentum)
+        self.expected_variance.lerp_(flat.var(dim=0, unbiased=False).to(self.expected_variance), 1 - momentum)
 
     def _second_look(self, video: VideoFeatures, selection: Selection, kept_groups: torch.Tensor) -> Choice:
         """The chosen groups were read again large: their features come in alone, all else from the first look."""

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .gaussian_ntlbg import LowRankGaussian
+from .selector_ntlbg import FullPrecisionModule
 
 
 def ntlbg_loss(gaussian: LowRankGaussian, points, descriptors, likelihood_weight: float) -> torch.Tensor:
@@ -43,7 +44,7 @@ def align_loss(tokens: torch.Tensor, expected_mean: torch.Tensor, expected_varia
     return 0.5 * (log_ratio.exp() + shift - 1 - log_ratio).mean()
 
 
-class Transition(nn.Module):
+class Transition(FullPrecisionModule):
     """f(c_i, r_i, r_{i+1}, dt): what the next representative's context should be, as a change of this one's."""
 
     def __init__(self, context_size: int, token_size: int):

@@ -9,11 +9,18 @@ Shapes: B rows, L prompt tokens, V videos (flat over rows, in order), T groups o
 group, D width.
 """
 
+import copy
 from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoModel, AutoModelForImageTextToText, GenerationMixin, PreTrainedModel
+from transformers import (
+    AutoModel,
+    AutoModelForImageTextToText,
+    GenerationConfig,
+    GenerationMixin,
+    PreTrainedModel,
+)
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 
@@ -182,6 +189,11 @@ class NTLBGForConditionalGeneration(LooksMixin, NTLBGPreTrainedModel, Generation
                 "A prompt with a video needs `input_ids` and `mm_token_type_ids`, but one is missing; pass all that "
                 "the processor returns: `model(**inputs)`."
             )
+        if inputs["pixel_values_videos"] is None and inputs["video_features"] is None:
+            raise ValueError(
+                "The prompt has a video (`video_grid_thw`), but neither `pixel_values_videos` nor `video_features` "
+                "were given; pass all that the processor returns: `model(**inputs)`."
+            )
         attention_mask = inputs["attention_mask"]
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
@@ -242,18 +254,27 @@ class NTLBGForConditionalGeneration(LooksMixin, NTLBGPreTrainedModel, Generation
             return [self._second_look(*triple) for triple in zip(features, selections, parts, strict=True)]
         if features is None:
             features = self._encode(inputs["pixel_values_videos"], grids)
-        if len(features) != len(grids):
-            raise ValueError(f"There are {len(grids)} videos in the prompt, but features of {len(features)}.")
+        self._check_features(features, grids)
         if selections is not None:
             return [self._given_look(*pair) for pair in zip(features, selections, strict=True)]
         query_slots = self._query_slots(inputs["query_input_ids"], inputs["query_attention_mask"])
         seconds = self._split_times(inputs["group_timestamps"], grids[:, 0].tolist())
+        with_losses = self.training or inputs.get("labels") is not None
         choices = []
         for number, slot in enumerate(slots):
             k = self.representatives_for(grids[number], inputs["num_representatives"], inputs["max_visual_tokens"])
             query = None if query_slots is None else query_slots[slot.row]
-            choices.append(self._first_and_only_look(features[number], k, query, seconds[number]))
+            choices.append(self._first_and_only_look(features[number], k, query, seconds[number], with_losses))
         return choices
+
+    def _check_features(self, features: list[VideoFeatures], grids: torch.Tensor):
+        came = [tuple(video.tokens.shape[:2]) for video in features]
+        wanted = [(int(grid[0]), self.adapter.tokens_per_group(grid)) for grid in grids]
+        if came != wanted:
+            raise ValueError(
+                f"The prompt speaks of videos of (groups, tokens per group) {wanted}, but `video_features` are of "
+                f"{came}; encode the same videos at the same size."
+            )
 
     def forward(
         self,
@@ -280,8 +301,9 @@ class NTLBGForConditionalGeneration(LooksMixin, NTLBGPreTrainedModel, Generation
         num_representatives: int | None = None,
         max_visual_tokens: int | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        return_dict: bool | None = None,
         **kwargs,
-    ) -> NTLBGOutput:
+    ) -> NTLBGOutput | tuple:
         r"""
         All that the processor returns goes in; a prompt without a video passes to the base untouched.
 
@@ -308,7 +330,10 @@ class NTLBGForConditionalGeneration(LooksMixin, NTLBGPreTrainedModel, Generation
             "logits_to_keep": logits_to_keep,
             **kwargs,
         }
+        common["return_dict"] = True
         if video_grid_thw is None:
+            if past_key_values is None:
+                self._check_no_video(input_ids, pixel_values_videos, video_features)
             optional = {"second_per_grid_ts": second_per_grid_ts} if second_per_grid_ts is not None else {}
             output = self.vlm(
                 input_ids=input_ids,
@@ -322,7 +347,8 @@ class NTLBGForConditionalGeneration(LooksMixin, NTLBGPreTrainedModel, Generation
                 **optional,
                 **common,
             )
-            return self._output(output, [])
+            result = self._output(output, [], labels)
+            return result if return_dict is not False else result.to_tuple()
         prepared, choices = self._prepare(
             {
                 "input_ids": input_ids,
@@ -346,9 +372,18 @@ class NTLBGForConditionalGeneration(LooksMixin, NTLBGPreTrainedModel, Generation
                 "max_visual_tokens": max_visual_tokens,
             }
         )
-        return self._output(self.vlm(**prepared, **common), choices)
+        result = self._output(self.vlm(**prepared, **common), choices, prepared.get("labels"))
+        return result if return_dict is not False else result.to_tuple()
 
-    def _output(self, output, choices: list[Choice]) -> NTLBGOutput:
+    def _check_no_video(self, input_ids, pixel_values_videos, video_features):
+        placeholders = input_ids is not None and bool((input_ids == self.config.video_token_id).any())
+        if placeholders or pixel_values_videos is not None or video_features is not None:
+            raise ValueError(
+                "The prompt has a video, but `video_grid_thw` is missing; pass all that the processor returns: "
+                "`model(**inputs)`."
+            )
+
+    def _output(self, output, choices: list[Choice], labels) -> NTLBGOutput:
         names = ("ntlbg_loss", "align_loss", "context_loss")
         losses = {}
         for name in names:
@@ -363,6 +398,7 @@ class NTLBGForConditionalGeneration(LooksMixin, NTLBGPreTrainedModel, Generation
         return NTLBGOutput(
             loss=loss,
             logits=output.logits,
+            labels=labels,
             past_key_values=output.past_key_values,
             hidden_states=output.hidden_states,
             attentions=output.attentions,
@@ -372,34 +408,55 @@ class NTLBGForConditionalGeneration(LooksMixin, NTLBGPreTrainedModel, Generation
         )
 
     @torch.no_grad()
-    def generate(self, input_ids: torch.LongTensor | None = None, return_selection: bool = False, **kwargs):
+    def generate(
+        self,
+        inputs: torch.LongTensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        *,
+        return_selection: bool = False,
+        **kwargs,
+    ):
         r"""
         As the base's `generate`, from the representatives only.
 
         Args:
-            input_ids (`torch.LongTensor` of shape `(B, L)`): the full prompt.
+            inputs (`torch.LongTensor` of shape `(B, L)`, *optional*): the full prompt, also as `input_ids=`.
+            generation_config (`GenerationConfig`, *optional*): instead of the model's own.
             return_selection (`bool`, *optional*, defaults to `False`): return [`NTLBGGenerateOutput`] with what was
                 kept.
-            kwargs: the other inputs of `forward`, and whatever `generate` takes.
+            kwargs: the other inputs of `forward`, and whatever `generate` takes. `max_length` and `min_length` count
+                the full prompt. A streamer is handed the pruned prompt first; `skip_prompt=True` leaves it out.
 
         Returns:
             `torch.LongTensor` of shape `(B * return sequences, L + new)`, or a `ModelOutput` with it as `sequences`.
             The caller's own prompt stands in front, so that `out[:, input_ids.shape[1]:]` is the answer.
         """
-        # The base generates, by what was saved with (or set on) this model.
-        self.vlm.generation_config = self.generation_config
-        inputs = {name: kwargs.pop(name, None) for name in _PREPARED_INPUTS if name != "input_ids"}
-        inputs["input_ids"] = input_ids
-        if inputs["video_grid_thw"] is None:
-            base_inputs = {name: inputs[name] for name in _BASE_INPUTS if inputs[name] is not None}
+        named = {name: kwargs.pop(name, None) for name in _PREPARED_INPUTS}
+        if inputs is not None:
+            named["input_ids"] = inputs
+        input_ids = named["input_ids"]
+        # The base generates, by what was saved with (or set on, or given for) this model.
+        settings = copy.deepcopy(generation_config or self.generation_config)
+        if named["video_grid_thw"] is None:
+            self._check_no_video(input_ids, named["pixel_values_videos"], named["video_features"])
+            self.vlm.generation_config = settings
+            base_inputs = {name: named[name] for name in _BASE_INPUTS if named[name] is not None}
             output, choices, pruned_length = self.vlm.generate(**base_inputs, **kwargs), [], None
         else:
-            prepared, choices = self._prepare(inputs)
+            prepared, choices = self._prepare(named)
             mask = prepared["attention_mask"]
             text_positions = (mask.long().cumsum(dim=-1) - 1).clamp_min(0)
             if len(prepared["position_ids"]) == 3:
                 prepared["position_ids"] = torch.cat([text_positions[None], prepared["position_ids"]])
+            prepared.pop("labels", None)
             pruned_length = mask.shape[1]
+            dropped = input_ids.shape[1] - pruned_length
+            for name in ("max_length", "min_length"):
+                if kwargs.get(name) is not None:
+                    kwargs[name] = max(kwargs[name] - dropped, 0)
+                if getattr(settings, name) is not None:
+                    setattr(settings, name, max(getattr(settings, name) - dropped, 0))
+            self.vlm.generation_config = settings
             output = self.vlm.generate(**prepared, **kwargs)
 
         sequences = output if isinstance(output, torch.Tensor) else output.sequences

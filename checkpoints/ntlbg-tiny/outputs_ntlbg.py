@@ -17,6 +17,8 @@ class NTLBGOutput(ModelOutput):
         loss (`torch.FloatTensor`, *optional*): L_task + l1 L_NTLBG + l2 L_align + l3 L_context, with the weights of
             the config.
         logits (`torch.FloatTensor` of shape `(B, L', vocabulary)`): over the pruned prompt.
+        labels (`torch.LongTensor` of shape `(B, L')`, *optional*): the labels of the pruned prompt, where labels came
+            in.
         past_key_values (`Cache`, *optional*)
         hidden_states, attentions (`tuple`, *optional*): as the base gives them.
         task_loss, ntlbg_loss, align_loss, context_loss (`torch.FloatTensor`, *optional*): the components, unweighted;
@@ -27,6 +29,7 @@ class NTLBGOutput(ModelOutput):
 
     loss: torch.FloatTensor | None = None
     logits: torch.FloatTensor | None = None
+    labels: torch.LongTensor | None = None
     past_key_values: Cache | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None

@@ -12,6 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import initialization as init
 
+from .selector_ntlbg import FullPrecisionModule
+
 
 def context_windows(descriptors: torch.Tensor, indices: torch.Tensor, width: int) -> torch.Tensor:
     """The `width` descriptors around each representative, edges repeated: (T, d), (k,) -> (k, width, d)."""
@@ -39,7 +41,7 @@ def soft_cell_pool(descriptors, cells, distances, k: int, temperature: float = 1
     return pooled / total[:, None]
 
 
-class RichPoints(nn.Module):
+class RichPoints(FullPrecisionModule):
     r"""
     Context of each representative, and the residual that adds [r; c; w; t] to its visual tokens.
 
@@ -67,10 +69,11 @@ class RichPoints(nn.Module):
         """Descriptors (T, d), chosen groups (k,), softly pooled cells (k, d) -> contexts c_i (k, context_size),
         float32."""
         with torch.autocast(descriptors.device.type, enabled=False):
-            x = self.context_input(self.descriptor_norm(descriptors.float()))
-            encoded, _ = self.context_encoder(context_windows(x, indices, self.window))
-            cell = self.cell_input(self.descriptor_norm(pooled.float()))
-            return self.context_norm(encoded[:, self.window // 2] + cell)
+            device = self.gate.device
+            x = self.context_input(self.descriptor_norm(descriptors.to(device, torch.float32)))
+            encoded, _ = self.context_encoder(context_windows(x, indices.to(device), self.window))
+            cell = self.cell_input(self.descriptor_norm(pooled.to(device, torch.float32)))
+            return self.context_norm(encoded[:, self.window // 2] + cell).to(descriptors.device)
 
     def encode_time(self, seconds: torch.Tensor) -> torch.Tensor:
         """Seconds (k,) -> (k, 2 * time_frequencies): sines and cosines with periods from 1 second to about 3 hours."""
@@ -91,12 +94,14 @@ class RichPoints(nn.Module):
             `torch.Tensor` of shape `(k, n, D)`, of the tokens' own type.
         """
         with torch.autocast(tokens.device.type, enabled=False):
-            visual = self.visual_norm(tokens.float().mean(dim=1))
+            device = self.gate.device
+            context, weights, seconds = context.to(device), weights.to(device), seconds.to(device)
+            visual = self.visual_norm(tokens.to(device, torch.float32).mean(dim=1))
             # As a logarithm and relative to 1/k, so that a representative of average weight gives zero.
             weight = (weights.float().clamp_min(1e-6) * len(weights)).log()
             point = torch.cat([visual, context, weight[:, None], self.encode_time(seconds)], dim=-1)
             residual = self.gate * self.fuse_out(F.gelu(self.fuse_in(point)))
-            return tokens + residual[:, None].to(tokens.dtype)
+            return tokens + residual[:, None].to(tokens)
 
     def init_own_parameters(self):
         """The gate is zero at birth."""

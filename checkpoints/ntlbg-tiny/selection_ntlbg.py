@@ -98,7 +98,7 @@ class Selection:
 
         The last group of an odd number of candidates repeats its last frame, as the base's processor does.
         """
-        steps = torch.arange(self.temporal_patch_size)
+        steps = torch.arange(self.temporal_patch_size, device=self.indices.device)
         frames = (self.indices[:, None] * self.temporal_patch_size + steps).flatten()
         if self.frames_indices is not None:
             frames = frames.clamp(max=len(self.frames_indices) - 1)

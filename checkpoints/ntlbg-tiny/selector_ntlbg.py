@@ -22,6 +22,17 @@ def sinusoid(positions: torch.Tensor, size: int, longest: float = 10_000.0) -> t
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
+class FullPrecisionModule(nn.Module):
+    """Stays in its own type (float32) when the model around it is cast, as by `model.bfloat16()`; moves with it."""
+
+    def _apply(self, fn, recurse=True):
+        def move_only(tensor):
+            result = fn(tensor)
+            return result if result.dtype == tensor.dtype else tensor.to(result.device)
+
+        return super()._apply(move_only, recurse)
+
+
 class QueryEncoder(nn.Module):
     """One transformer layer over the query's token embeddings, read out into m slots by attention pooling.
 
@@ -39,16 +50,18 @@ class QueryEncoder(nn.Module):
         self.value = nn.Linear(size, size)
 
     def forward(self, embeddings: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Token embeddings (B, L, E) and their mask (B, L) -> slots (B, m, s)."""
+        """Token embeddings (B, L, E) and their mask (B, L) -> slots (B, m, s); those of an empty row mean nothing."""
+        # Attention over nothing is NaN, and would be so for the whole row.
+        mask = mask.bool() | ~mask.bool().any(dim=1, keepdim=True)
         x = self.project(self.norm(embeddings))
         x = x + sinusoid(torch.arange(x.shape[1], device=x.device), x.shape[2])
-        x = self.layer(x, src_key_padding_mask=~mask.bool())
+        x = self.layer(x, src_key_padding_mask=~mask)
         scores = torch.einsum("ms,bls->bml", self.slots, x) / math.sqrt(x.shape[2])
-        scores = scores.masked_fill(~mask[:, None].bool(), torch.finfo(scores.dtype).min)
+        scores = scores.masked_fill(~mask[:, None], torch.finfo(scores.dtype).min)
         return torch.einsum("bml,bls->bms", scores.softmax(-1), self.value(x))
 
 
-class NTLBGSelector(nn.Module):
+class NTLBGSelector(FullPrecisionModule):
     r"""
     Relevance of every group to the query, and the prior mu0(Q), D0(Q), U0(Q) of F|Q ~ N(mu_Q, Sigma_Q).
 
@@ -77,7 +90,8 @@ class NTLBGSelector(nn.Module):
     def encode_query(self, embeddings: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Token embeddings (B, L, E) and mask (B, L) -> slots (B, m, s) in float32."""
         with torch.autocast(embeddings.device.type, enabled=False):
-            return self.query_encoder(embeddings.float(), mask)
+            device = self.kappa.device
+            return self.query_encoder(embeddings.to(device, torch.float32), mask.to(device)).to(embeddings.device)
 
     def relevance(self, tokens: torch.Tensor, slots: torch.Tensor, chunk: int = 64) -> torch.Tensor:
         r"""
@@ -92,23 +106,25 @@ class NTLBGSelector(nn.Module):
             `torch.FloatTensor` of shape `(..., T)`.
         """
         with torch.autocast(tokens.device.type, enabled=False):
-            slots = F.normalize(slots.float(), dim=-1)
+            device = self.kappa.device
+            slots = F.normalize(slots.float(), dim=-1).to(device)
             parts = []
             for part in tokens.split(chunk, dim=-3):
-                keys = F.normalize(self.key(self.key_norm(part.float())), dim=-1)
+                keys = F.normalize(self.key(self.key_norm(part.to(device, torch.float32))), dim=-1)
                 match = torch.einsum("...tns,...ms->...tnm", keys, slots)
                 parts.append(match.flatten(-2).amax(dim=-1))
             # At birth: logit 0 where the cosine is .5, and a slope at which a cosine of 1 is a near certainty.
-            return 16.0 * self.log_scale.exp() * (torch.cat(parts, dim=-1) - 0.5) + self.bias
+            logits = 16.0 * self.log_scale.exp() * (torch.cat(parts, dim=-1) - 0.5) + self.bias
+            return logits.to(tokens.device)
 
     def prior(self, slots: torch.Tensor) -> LowRankGaussian:
         """Prior of one row's Gaussian from its slots (m, s)."""
         with torch.autocast(slots.device.type, enabled=False):
-            pooled = slots.float().mean(dim=-2)
+            pooled = slots.to(self.kappa.device, torch.float32).mean(dim=-2)
             return LowRankGaussian(
-                self.prior_mean(pooled),
-                F.softplus(self.prior_log_diagonal(pooled)) + 1e-4,
-                self.prior_basis * self.prior_scales(pooled),
+                self.prior_mean(pooled).to(slots.device),
+                (F.softplus(self.prior_log_diagonal(pooled)) + 1e-4).to(slots.device),
+                (self.prior_basis * self.prior_scales(pooled)).to(slots.device),
             )
 
     def init_own_parameters(self, std: float):
@@ -120,4 +136,4 @@ class NTLBGSelector(nn.Module):
         init.normal_(self.query_encoder.slots, std=1.0)
 
 
-__all__ = ["NTLBGSelector", "QueryEncoder", "sinusoid"]
+__all__ = ["FullPrecisionModule", "NTLBGSelector", "QueryEncoder", "sinusoid"]
