@@ -8,7 +8,6 @@ descriptor width.
 import dataclasses
 
 import torch
-from torch.nn import functional as F
 
 from ntlbg.modeling_ntlbg.adapters_ntlbg import VideoFeatures
 from ntlbg.modeling_ntlbg.gaussian_ntlbg import LowRankGaussian, fit_gaussian
@@ -16,6 +15,7 @@ from ntlbg.modeling_ntlbg.losses_ntlbg import align_loss, context_loss, ntlbg_lo
 from ntlbg.modeling_ntlbg.outputs_ntlbg import Choice
 from ntlbg.modeling_ntlbg.prompt_ntlbg import find_videos
 from ntlbg.modeling_ntlbg.rich_points_ntlbg import soft_cell_pool
+from ntlbg.modeling_ntlbg.scorer_ntlbg import scorer_descriptors, scorer_k, scorer_relevance
 from ntlbg.modeling_ntlbg.selection_ntlbg import Selection
 from ntlbg.modeling_ntlbg.strata_ntlbg import STRATA, select_representatives
 
@@ -189,13 +189,12 @@ class LooksMixin:
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.LongTensor | None = None,
         scorer_pixel_values: torch.FloatTensor | None = None,
-        scorer_input_ids: torch.LongTensor | None = None,
-        scorer_attention_mask: torch.LongTensor | None = None,
+        scorer_features: torch.FloatTensor | None = None,
         frames_indices: torch.LongTensor | None = None,
         video_features: list[VideoFeatures] | None = None,
         num_representatives: int | None = None,
         max_visual_tokens: int | None = None,
-        **_,
+        **others,
     ) -> list[Selection] | Selection:
         r"""
         The first look: choose without answering. `selection = model.select(**processor.first_look(video, query))`.
@@ -205,6 +204,8 @@ class LooksMixin:
             `encode_video`.
             scorer_pixel_values (`torch.FloatTensor` of shape `(T, channels, size, size)`): one picture per group of
                 ONE video, for the scorer; then the base's vision tower sees nothing in this look.
+            scorer_features (`torch.FloatTensor` of shape `(T, d)`, *optional*): of `encode_for_scorer`, instead.
+            others: all further `scorer_<name>` of the processor; anything else is ignored.
             query_input_ids, query_attention_mask (`torch.LongTensor` of shape `(B, Lq)`): one query per row.
             input_ids, attention_mask (`torch.LongTensor` of shape `(B, L)`, *optional*): the prompt, which tells which
                 videos stand in which row; without it there has to be one query per video, or one for all.
@@ -215,20 +216,11 @@ class LooksMixin:
             `Selection` for one video, else `list[Selection]`; to be passed to the processor and to `generate` as
             `selection=`.
         """
-        if scorer_pixel_values is not None:
-            if max_visual_tokens is not None:
-                raise ValueError(
-                    "A scorer's look does not know how many visual tokens a group will have in the second look; pass "
-                    "`num_representatives` instead of `max_visual_tokens`."
-                )
-            return self._select_by_scorer(
-                scorer_pixel_values,
-                scorer_input_ids,
-                scorer_attention_mask,
-                group_timestamps,
-                frames_indices,
-                num_representatives,
-            )
+        if scorer_pixel_values is not None or scorer_features is not None:
+            if scorer_features is None:
+                scorer_features = self.encode_for_scorer(scorer_pixel_values, **others)
+            k = scorer_k(self.config, len(scorer_features), num_representatives, max_visual_tokens)
+            return self._select_by_scorer(scorer_features, others, k, group_timestamps, frames_indices)
         if video_features is None:
             if pixel_values_videos is None or video_grid_thw is None:
                 raise ValueError(
@@ -256,23 +248,24 @@ class LooksMixin:
             selections.append(selection)
         return selections[0] if len(selections) == 1 else selections
 
-    def _select_by_scorer(self, pixels, input_ids, attention_mask, seconds, frames_indices, num_representatives):
-        if self.scorer is None:
-            raise ValueError(
-                "`scorer_pixel_values` were given, but this model has no scorer; make it with `from_base(..., "
-                "scorer='google/siglip2-base-patch16-224')` or pass the video itself."
-            )
-        chunks = pixels.to(self.scorer.dtype).split(self.config.vision_chunk_groups)
-        descriptors = torch.cat([self.scorer.get_image_features(chunk).pooler_output for chunk in chunks]).float()
-        scores = None
-        if input_ids is not None:
-            mask = {} if attention_mask is None else {"attention_mask": attention_mask}
-            text = self.scorer.get_text_features(input_ids, **mask).pooler_output[0].float()
-            # Centred: the encoders' common offset would otherwise drown the differences between frames.
-            centred = F.normalize(descriptors - descriptors.mean(dim=0), dim=-1)
-            scores = centred @ F.normalize(text, dim=-1)
-        k = min(num_representatives or self.config.num_representatives, len(descriptors))
+    @torch.no_grad()
+    def encode_for_scorer(self, scorer_pixel_values, **others) -> torch.Tensor:
+        r"""
+        The scorer's look at ONE video, once for many questions: `features = model.encode_for_scorer(**first_look)`,
+        then per question `model.select(scorer_features=features, **processor.scorer_query(query))`.
+
+        Takes (and ignores the rest of) what `processor.first_look` returns.
+
+        Returns:
+            `torch.FloatTensor` of shape `(T, d)`.
+        """
+        pictures = {"scorer_pixel_values": scorer_pixel_values, **others}
+        return scorer_descriptors(self.scorer, pictures, self.config.vision_chunk_groups)
+
+    def _select_by_scorer(self, descriptors, query: dict, k: int, seconds, frames_indices) -> Selection:
+        scores, notes = scorer_relevance(self.scorer, descriptors, query)
         selection, _ = self._choose(None, descriptors, k, None, scores, seconds)
+        selection.notes.extend(notes)
         if frames_indices is not None:
             selection.frames_indices = torch.as_tensor(frames_indices)
         return selection

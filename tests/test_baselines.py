@@ -199,8 +199,8 @@ def test_median_shell_takes_neither_centre_nor_outlier():
 def test_strata_is_what_select_frames_chooses():
     import torch
 
+    from ntlbg.modeling_ntlbg.scorer_ntlbg import relevance_to
     from ntlbg.modeling_ntlbg.strata_ntlbg import select_representatives
-    from ntlbg.selection.encoders import relevance_to
 
     frames, query = scene_video()
     x, q = torch.from_numpy(frames), torch.from_numpy(query)

@@ -469,6 +469,18 @@ def test_a_selection_that_does_not_belong_to_the_video_is_refused(clip, change, 
         ours(chat, selection=selection)
 
 
+def test_pictures_in_the_messages_beside_given_videos_are_refused_with_what_to_pass(clip):
+    """Nothing in the messages is left unread without a word, and both given together are read."""
+    _, ours = both("qwen2_vl")
+    picture = Image.fromarray(moving_square(1)[0])
+    chat = [message("What?", str(clip), images=[picture])]
+    with pytest.raises(ValueError, match="hold 1 image, but `images=` was not given while `videos=` was"):
+        ours(chat, videos=[str(clip)])
+    with pytest.raises(ValueError, match="hold 1 video, but `videos=` was not given while `images=` was"):
+        ours(chat, images=[picture])
+    assert_same(ours(chat, images=[picture], videos=[str(clip)]), ours(chat))
+
+
 def test_a_selection_without_a_video_is_refused():
     _, ours = both("qwen2_vl")
     with pytest.raises(ValueError, match="needs the video"):

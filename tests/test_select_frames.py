@@ -13,10 +13,11 @@ from PIL import Image
 from tiny_encoders import ENCODERS, save_encoder, scenes, write_video
 from tiny_parts import tiny_base_processor
 
+from ntlbg.modeling_ntlbg.scorer_ntlbg import relevance_to
 from ntlbg.processors.video_decoding_ntlbg import VideoError, decode_frames
 from ntlbg.selection.api import FrameSelector, select_frames
 from ntlbg.selection.descriptors import DIMENSIONS, describe_frames
-from ntlbg.selection.encoders import DualEncoder, EncoderError, relevance_to
+from ntlbg.selection.encoders import DualEncoder, EncoderError
 from ntlbg.selection.features import CandidateFeatures, FrameSelection
 
 

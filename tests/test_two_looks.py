@@ -2,13 +2,16 @@
 
 import pytest
 import torch
-from tiny_encoders import save_encoder
+from PIL import Image
+from tiny_encoders import ENCODERS, save_encoder
 from tiny_models import tiny_model
 from tiny_parts import FAMILIES, moving_square, tiny_base_processor
 from transformers import AutoModel, AutoProcessor
 
 from ntlbg.modeling_ntlbg.modeling_ntlbg import NTLBGForConditionalGeneration
+from ntlbg.modeling_ntlbg.scorer_ntlbg import relevance_to
 from ntlbg.processors.processing_ntlbg import NTLBGProcessor
+from ntlbg.selection.encoders import DualEncoder
 
 
 QUESTION = "what is it?"
@@ -68,32 +71,34 @@ def test_a_second_look_without_its_selection_or_with_another_is_refused(family):
         model.generate(**second, selection=other, **GREEDY)
 
 
-@pytest.mark.parametrize("kind", ["clip", "siglip"])
-@torch.no_grad()
-def test_a_dual_encoder_makes_the_first_look(kind, tmp_path):
-    """The scorer chooses, the base sees the chosen groups only, and all of it survives saving."""
-    folder = save_encoder(kind, tmp_path / kind)
-    scorer = AutoModel.from_pretrained(folder)
+def scored_model(kind: str, folder, **config_kwargs):
+    """A model behind a scorer of the kind, with its processor."""
+    save_encoder(kind, folder)
     processor = NTLBGProcessor.from_base(
         tiny_base_processor("qwen2_vl"), scorer_processor=AutoProcessor.from_pretrained(folder)
     )
     base = tiny_model("qwen2_vl", processor.tokenizer).vlm
-    model = NTLBGForConditionalGeneration.from_base(base, scorer=scorer).eval()
+    scorer = AutoModel.from_pretrained(folder)
+    return NTLBGForConditionalGeneration.from_base(base, scorer=scorer, config_kwargs=config_kwargs).eval(), processor
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+@torch.no_grad()
+def test_a_dual_encoder_makes_the_first_look(kind, tmp_path):
+    """The scorer chooses, the base sees the chosen groups only, and all of it survives saving."""
+    model, processor = scored_model(kind, tmp_path / kind)
     frames = moving_square(40)
     first = processor.first_look(frames, QUESTION)
     assert len(first["scorer_pixel_values"]) == 20
     selection = model.select(**first, num_representatives=4)
     assert selection.relevance is not None
     assert not selection.notes
-    with pytest.raises(ValueError, match="num_representatives` instead of"):
-        model.select(**first, max_visual_tokens=8)
-    # Centred cosines, as the reference formula has them.
-    images = scorer.get_image_features(first["scorer_pixel_values"]).pooler_output
-    text = {name.removeprefix("scorer_"): first[name] for name in first if name.startswith("scorer_")}
-    text.pop("pixel_values")
-    query = scorer.get_text_features(**text).pooler_output[0]
-    expected = torch.cosine_similarity(images - images.mean(0), query[None])
-    torch.testing.assert_close(selection.relevance, expected)
+    # Centred cosines of what the dual encoder itself makes of the pictures and the question.
+    scorer, pictures = processor.scorer_processor, [Image.fromarray(frame) for frame in frames[::2]]
+    text = scorer.tokenizer([QUESTION], padding="max_length", return_tensors="pt")
+    output = model.scorer(**scorer.image_processor(pictures, return_tensors="pt"), **text)
+    images, query = output.image_embeds, output.text_embeds[0]
+    torch.testing.assert_close(selection.relevance, torch.cosine_similarity(images - images.mean(0), query[None]))
 
     second = processor(MESSAGES, videos=[frames], selection=selection)
     answer = model.generate(**second, selection=selection, **GREEDY)
@@ -105,6 +110,89 @@ def test_a_dual_encoder_makes_the_first_look(kind, tmp_path):
     assert torch.equal(selected.indices, selection.indices)
     repeated = loaded.generate(**again(MESSAGES, videos=[frames], selection=selected), selection=selected, **GREEDY)
     assert torch.equal(repeated, answer)
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_a_scorer_looks_once_for_many_questions_and_chooses_as_for_each_alone(kind, tmp_path, monkeypatch):
+    model, processor = scored_model(kind, tmp_path / kind, vision_chunk_groups=3)
+    frames = moving_square(16)
+    questions = (QUESTION, "where is the red car?", "the")
+    alone = [model.select(**processor.first_look(frames, question), num_representatives=3) for question in questions]
+    rows = count_pictures(model.scorer, monkeypatch)
+    look = processor.first_look(frames)
+    features = model.encode_for_scorer(**look)
+    assert sum(rows) == 8
+    for question, expected in zip(questions, alone, strict=True):
+        selection = model.select(
+            scorer_features=features,
+            group_timestamps=look["group_timestamps"],
+            frames_indices=look["frames_indices"],
+            num_representatives=3,
+            **processor.scorer_query(question),
+        )
+        torch.testing.assert_close(selection.relevance, expected.relevance)
+        assert {**selection.to_dict(), "relevance": None} == {**expected.to_dict(), "relevance": None}
+    assert sum(rows) == 8
+    with pytest.raises(ValueError, match="this model has no scorer"):
+        tiny_model("qwen2_vl", processor.tokenizer).encode_for_scorer(**look)
+    with pytest.raises(ValueError, match="This processor has no scorer"):
+        NTLBGProcessor.from_base(tiny_base_processor("qwen2_vl")).scorer_query(QUESTION)
+
+
+def count_pictures(scorer, monkeypatch) -> list[int]:
+    """How many pictures each call of the scorer's image tower was given, from now on."""
+    rows, look = [], scorer.get_image_features
+
+    def counted(pixel_values, **inputs):
+        rows.append(len(pixel_values))
+        return look(pixel_values=pixel_values, **inputs)
+
+    monkeypatch.setattr(scorer, "get_image_features", counted)
+    return rows
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_a_question_longer_than_the_scorer_reads_is_said_with_its_count(kind, tmp_path):
+    model, processor = scored_model(kind, tmp_path / kind)
+    frames, long = moving_square(16), "zq " * 100
+    reads = processor.scorer_processor.tokenizer.model_max_length
+    cut = len(processor.scorer_processor.tokenizer(long)["input_ids"]) - reads
+    notes = model.select(**processor.first_look(frames, long)).notes
+    assert [note for note in notes if f"its last {cut} tokens were cut off" in note]
+    assert not model.select(**processor.first_look(frames, QUESTION)).notes
+
+
+def test_one_rule_makes_the_inputs_of_a_dual_encoder_in_the_model_and_out_of_it(tmp_path):
+    """A tokenizer that knows no length, as SigLIP 2 brings it: both ways pad and cut alike."""
+    for kind in ENCODERS:
+        folder = save_encoder(kind, tmp_path / kind)
+        tokenizer = AutoProcessor.from_pretrained(folder).tokenizer
+        tokenizer.model_max_length = int(1e30)
+        tokenizer.save_pretrained(folder)
+        encoder = DualEncoder.load(str(folder), "cpu")
+        processor = NTLBGProcessor.from_base(
+            tiny_base_processor("qwen2_vl"), scorer_processor=AutoProcessor.from_pretrained(folder)
+        )
+        model = NTLBGForConditionalGeneration.from_base(
+            tiny_model("qwen2_vl", processor.tokenizer).vlm, scorer=encoder.model
+        ).eval()
+        frames = moving_square(8)
+        look = processor.first_look(frames, "the " * 30)
+        embedded, cut = encoder.encode_text("the " * 30)
+        expected = relevance_to(encoder.encode_images(frames[::2]), embedded)
+        assert cut == int(look["scorer_tokens_cut"]) == 0
+        torch.testing.assert_close(model.select(**look).relevance, expected)
+
+
+def test_what_a_scorers_look_cannot_follow_is_refused(tmp_path):
+    model, processor = scored_model("clip", tmp_path / "clip", max_visual_tokens=8)
+    look = processor.first_look(moving_square(16), QUESTION)
+    for asked in ({}, {"max_visual_tokens": 8}, {"max_visual_tokens": 8, "num_representatives": 2}):
+        with pytest.raises(ValueError, match=r"`max_visual_tokens` is 8.*pass `num_representatives` instead of"):
+            model.select(**look, **asked)
+    with pytest.raises(ValueError, match="`num_representatives` should be at least 1, but it is 0"):
+        model.select(**look, num_representatives=0)
+    assert len(model.select(**look, num_representatives=2)) == 2
 
 
 @torch.no_grad()

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ntlbg.modeling_ntlbg.scorer_ntlbg import relevance_to, tokens_cut_note
 from ntlbg.modeling_ntlbg.strata_ntlbg import STRATA, select_representatives
 from ntlbg.processors.video_decoding_ntlbg import VideoLimits, decode_candidates, decode_frames
 from ntlbg.selection.descriptors import describe_frames
-from ntlbg.selection.encoders import DEFAULT_ENCODER, DualEncoder, EncoderError, relevance_to
+from ntlbg.selection.encoders import DEFAULT_ENCODER, DualEncoder, EncoderError
 from ntlbg.selection.features import CandidateFeatures, FrameSelection
 
 
@@ -148,7 +149,7 @@ class FrameSelector:
             embedded, lost = self.encoder.encode_text(query)
             relevance = relevance_to(features.descriptors, embedded)
             if lost:
-                warnings.append(f"The encoder reads a part of the query only: its last {lost} tokens were cut off.")
+                warnings.append(tokens_cut_note(lost))
         if len(features.candidate_indices) < k:
             warnings.append(
                 f"{k} frames were asked for, but there are {len(features.candidate_indices)} candidates; a higher "

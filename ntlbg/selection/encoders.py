@@ -10,17 +10,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from tqdm import tqdm
-from transformers import AutoModel, AutoProcessor
 
 from ntlbg.errors import InputError
+from ntlbg.processors.dual_encoder_ntlbg import picture_inputs, text_inputs
 
 
 DEFAULT_ENCODER = "google/siglip2-base-patch16-224"
 
-# These families were trained on texts padded to the full context and read the embedding off the last position: shorter
-# padding gives another, worse embedding. CLIP masks its padding and needs none.
-PADDED_TO_FULL_LENGTH = {"siglip", "siglip2"}
+# How transformers says that a model cannot be loaded. OSError: an unreachable Hub, a wrong name, an incomplete folder;
+# ValueError and KeyError: an unknown architecture; then weights that are cut off, a config of wrong types, and weights
+# of another size than the config says.
+LOADING_ERRORS = (OSError, ValueError, KeyError, SafetensorError, StrictDataclassError, RuntimeError)
 
 
 class EncoderError(InputError):
@@ -45,6 +48,9 @@ class DualEncoder:
                 )
         self.model = model.eval()
         self.processor = processor
+        # SigLIP 2's tokenizer does not know how much its text tower reads.
+        reads = int(model.config.get_text_config().max_position_embeddings)
+        processor.tokenizer.model_max_length = min(reads, processor.tokenizer.model_max_length)
         self.name = name
 
     @classmethod
@@ -58,13 +64,20 @@ class DualEncoder:
         Raises:
             EncoderError: not reachable and not cached, not a model, or no dual encoder.
         """
+        # Only here, so that choosing without a query does not wait for transformers.
+        from transformers import AutoModel, AutoProcessor
+
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         try:
-            model = AutoModel.from_pretrained(name, dtype=torch.float32)
-            processor = AutoProcessor.from_pretrained(name)
-        except (OSError, ValueError, KeyError) as error:
-            # transformers reports an unreachable Hub, a wrong name and an incomplete folder as OSError, an unknown
-            # architecture as ValueError or KeyError. Falling back to no query would answer another question.
+            model = AutoModel.from_pretrained(name, dtype=torch.float32, trust_remote_code=False)
+            processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
+        except LOADING_ERRORS as error:
+            # Falling back to no query would answer another question.
+            if needs_own_code(error):
+                raise EncoderError(
+                    f"the encoder {name!r} needs code of its own, which is never run; give one that transformers "
+                    f"knows, such as {DEFAULT_ENCODER}"
+                ) from error
             raise EncoderError(
                 f"the encoder {name!r} cannot be loaded ({reason_of(error, name)}): give a local folder or a cached "
                 "name with encoder= (--encoder PATH), go online, or drop the query to choose without one"
@@ -87,9 +100,8 @@ class DualEncoder:
         embedded = []
         starts = range(0, len(frames), batch_size)
         for start in tqdm(starts, desc="encode", unit="batch", delay=1.0, leave=False, disable=not progress):
-            images = list(frames[start : start + batch_size])
-            inputs = self.processor.image_processor(images, return_tensors="pt", input_data_format="channels_last")
-            embedded.append(_embedding(self.model.get_image_features(**inputs.to(self.model.device))))
+            inputs = picture_inputs(self.processor, frames[start : start + batch_size])
+            embedded.append(_embedding(self.model.get_image_features(**self._placed(inputs))))
         return torch.cat(embedded)
 
     @torch.inference_mode()
@@ -99,29 +111,16 @@ class DualEncoder:
         Returns:
             the embedding (d,), and how many tokens were cut off because the text was longer than the encoder reads.
         """
-        tokenizer = self.processor.tokenizer
-        text_config = self.model.config.get_text_config()
-        length = min(int(text_config.max_position_embeddings), tokenizer.model_max_length)
-        full = len(tokenizer(text)["input_ids"])
-        padding = "max_length" if self.model.config.model_type in PADDED_TO_FULL_LENGTH else True
-        inputs = tokenizer([text], padding=padding, max_length=length, truncation=True, return_tensors="pt")
-        embedding = _embedding(self.model.get_text_features(**inputs.to(self.model.device)))
-        return embedding[0], max(full - length, 0)
+        inputs, cut = text_inputs(self.processor, text)
+        return _embedding(self.model.get_text_features(**self._placed(inputs)))[0], cut
+
+    def _placed(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: value.to(self.model.device) for name, value in inputs.items()}
 
 
-def relevance_to(descriptors: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
-    """Centred cosine of each candidate to the query, (N,) in [-1, 1].
-
-    Image embeddings share a large common offset; unless the video's mean is taken away, the cosines of all frames to
-    any text are nearly equal.
-
-    Args:
-        descriptors: (N, d) image embeddings.
-        query: (d,) text embedding.
-    """
-    normalised = torch.nn.functional.normalize(descriptors.float(), dim=-1)
-    centred = normalised - normalised.mean(0, keepdim=True)
-    return torch.nn.functional.normalize(centred, dim=-1) @ torch.nn.functional.normalize(query.float(), dim=-1)
+def needs_own_code(error: Exception) -> bool:
+    """Whether loading failed because a model comes with code that nobody has allowed to run."""
+    return "trust_remote_code" in str(error)
 
 
 def reason_of(error: Exception, name: str) -> str:

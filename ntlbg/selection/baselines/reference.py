@@ -57,8 +57,8 @@ def strata(pool: Pool, **options) -> np.ndarray:
     shell LBG for the rest. Options go to `strata_ntlbg.select_representatives`."""
     import torch
 
+    from ntlbg.modeling_ntlbg.scorer_ntlbg import relevance_to
     from ntlbg.modeling_ntlbg.strata_ntlbg import select_representatives
-    from ntlbg.selection.encoders import relevance_to
 
     frames = torch.from_numpy(pool.frames)
     relevance = None
