@@ -11,6 +11,7 @@ from ntlbg.training.tiny_language import (
     CachedVideo,
     Example,
     PromptWriter,
+    busy_groups,
     collate,
     draw_example,
     draw_groups,
@@ -183,7 +184,7 @@ def test_chosen_groups_are_distinct_sorted_and_mostly_enough(base):
             question = ask(spec, kind, rng)
             if question is not None:
                 for k in (4, 8, 32):
-                    groups = draw_groups(question, 128, k, rng)
+                    groups = draw_groups(question, 128, k, rng, busy_groups(spec, 128))
                     assert len(groups) == k
                     assert (np.diff(groups) > 0).all()
                     assert groups[0] >= 0

@@ -14,6 +14,7 @@ from torch import nn
 from tqdm import tqdm
 
 from ntlbg.data.questions import (
+    GROUP_SECONDS,
     Question,
     answerable,
     ask,
@@ -160,14 +161,23 @@ def collate(examples: list[Example], writer: PromptWriter, embed: nn.Module) -> 
     }
 
 
-def draw_groups(question: Question, total: int, k: int, rng: np.random.Generator) -> np.ndarray:
+def busy_groups(spec: VideoSpec, total: int) -> np.ndarray:
+    """Groups in which any event is seen: sorted int64."""
+    busy = np.zeros(total, dtype=bool)
+    for event in spec.events:
+        busy[event.start // GROUP_SECONDS : (event.end - 1) // GROUP_SECONDS + 1] = True
+    return busy.nonzero()[0]
+
+
+def draw_groups(question: Question, total: int, k: int, rng: np.random.Generator, busy: np.ndarray) -> np.ndarray:
     """k groups as some selector might choose them: (k,) sorted int64.
 
     A mixture, so that the answerer suits no selector in particular: events covered with neighbours, mostly relevant,
-    one per scene, half relevant and half even, even, random.
+    one per scene, half relevant and half even, even, random. What fills up the k shows now anything, now other events
+    (`busy`), as the choices of a selector do that looks for the unusual.
     """
     for _ in range(4):
-        groups = _draw_once(question, total, k, rng)
+        groups = _draw_once(question, total, k, rng, busy if rng.random() < 0.5 else np.arange(total))
         if answerable(question, groups, total):
             return groups
     if rng.random() < ANSWERABLE_SHARE:
@@ -176,28 +186,37 @@ def draw_groups(question: Question, total: int, k: int, rng: np.random.Generator
     return groups
 
 
-def _draw_once(question, total, k, rng):
+def _draw_once(question, total, k, rng, pool):
     spans = span_groups(question, total)
     mode = rng.random()
     if question.is_global:
         if mode < 0.35:  # one per scene, the rest at random
-            return _top_up([int(rng.choice(s)) for s in spans][:k], total, k, rng)
+            return _top_up(_one_each(spans, k, rng, pool), total, k, rng, pool)
         if mode < 0.55:  # one per scene, the rest evenly
-            return fill_evenly([int(rng.choice(s)) for s in spans][:k], total, k)
+            return fill_evenly(_one_each(spans, k, rng, pool), total, k)
         if mode < 0.65:
-            return _top_up([], total, k, rng)
+            return _top_up([], total, k, rng, pool)
         return _jittered(total, k, rng)
     if mode < 0.40:  # every event, some of them several times, the rest at random
-        return _top_up(_cover(spans, k, rng, repeats=rng.random()), total, k, rng)
+        return _top_up(_cover(spans, k, rng, repeats=rng.random()), total, k, rng, pool)
     if mode < 0.62:  # relevance first: as much of the events as fits
-        return _top_up(_cover(spans, k, rng, repeats=1.0), total, k, rng)
+        return _top_up(_cover(spans, k, rng, repeats=1.0), total, k, rng, pool)
     if mode < 0.72:
         return oracle_groups(question, total, k)
     if mode < 0.90:  # every event, the rest evenly
         return fill_evenly(_cover(spans, k, rng, repeats=rng.random() * 0.5)[:k], total, k)
     if mode < 0.95:
         return _jittered(total, k, rng)
-    return _top_up([], total, k, rng)
+    return _top_up([], total, k, rng, pool)
+
+
+def _one_each(spans, k, rng, pool):
+    """A random group of every span, out of `pool` where the span has one there; at most k."""
+    chosen = []
+    for span in spans:
+        wanted = np.intersect1d(span, pool)
+        chosen.append(int(rng.choice(wanted if len(wanted) else span)))
+    return chosen[:k]
 
 
 def _cover(spans, k, rng, repeats):
@@ -208,10 +227,15 @@ def _cover(spans, k, rng, repeats):
     return (chosen + others)[:k]
 
 
-def _top_up(chosen, total, k, rng):
-    free = np.setdiff1d(np.arange(total), chosen)
-    more = rng.choice(free, size=min(k, total) - len(chosen), replace=False)
-    return np.sort(np.concatenate([np.array(chosen, dtype=np.int64), more]))
+def _top_up(chosen, total, k, rng, pool):
+    """Random groups of `pool`, and of all where it does not suffice, added to `chosen` until there are min(k,
+    total)."""
+    missing = min(k, total) - len(chosen)
+    free = np.setdiff1d(pool, chosen)
+    more = rng.choice(free, size=min(missing, len(free)), replace=False)
+    taken = np.concatenate([np.array(chosen, dtype=np.int64), more.astype(np.int64)])
+    rest = rng.choice(np.setdiff1d(np.arange(total), taken), size=missing - len(more), replace=False)
+    return np.sort(np.concatenate([taken, rest]))
 
 
 def _jittered(total, k, rng):
@@ -234,7 +258,8 @@ def draw_example(videos: list[CachedVideo], k: int, rng: np.random.Generator) ->
             video = videos[rng.integers(len(videos))]
             question = ask(video.spec, kind, rng)
             if question is not None:
-                return Example(video, question, draw_groups(question, video.total, k, rng))
+                busy = busy_groups(video.spec, video.total)
+                return Example(video, question, draw_groups(question, video.total, k, rng, busy))
 
 
 class EvidenceHead(nn.Module):
