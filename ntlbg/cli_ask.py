@@ -56,14 +56,19 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--model", metavar="NAME|DIR", help="an NTLBG checkpoint or another vision-language model")
     amount = parser.add_mutually_exclusive_group()
     amount.add_argument(
-        "-k", type=positive_int, help="number of representatives (default: the checkpoint's own, else 16)"
+        "-k",
+        type=positive_int,
+        help="number of representatives (default: the checkpoint's own; 32 groups for a plain Qwen-VL; 16 frames for "
+        "any other model)",
     )
     amount.add_argument("--max-visual-tokens", type=positive_int, metavar="N", help="as many as fit into N tokens")
     parser.add_argument(
         "--max-new-tokens", type=positive_int, default=128, metavar="N", help="longest answer (default: 128)"
     )
     parser.add_argument(
-        "--trust-remote-code", action="store_true", help="run the code that comes with a model from the Hub"
+        "--trust-remote-code",
+        action="store_true",
+        help="run the code that comes with a model, be it from the Hub or in a folder",
     )
     add_common_options(
         parser,
@@ -84,10 +89,10 @@ def run(args: argparse.Namespace) -> None:
     if args.model is None:
         raise UsageError(NO_MODEL)
     check_outputs(args)
-    check_device(args.device)
     if not all(question.strip() for question in args.questions):
         raise UsageError("a question is empty; ask something")
     check_video(args.video)
+    check_device(args.device)
     quiet_libraries()
 
     from ntlbg.selection.answering import load_answerer

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
-from ntlbg.errors import InputError
+from ntlbg.errors import InputError, first_sentence
 from ntlbg.plain_text import printable
 
 
@@ -123,10 +123,10 @@ def check_outputs(args: argparse.Namespace) -> None:
 
 
 def check_device(name: str | None) -> None:
-    """Refuse a device that is not there before anything is loaded.
+    """Refuse a device that cannot compute before anything is loaded.
 
     Raises:
-        UsageError: torch does not know it or it is absent.
+        UsageError: torch does not know it, or it is absent or holds no values.
     """
     if name is None:
         return
@@ -138,10 +138,29 @@ def check_device(name: str | None) -> None:
         raise UsageError(f"--device {name!r} is no device; give cpu, cuda or cuda:N") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(f"--device {name!r} is not there: {torch.cuda.device_count()} GPUs are visible; use cpu")
+    try:
+        (torch.ones(1, device=device) + 1).item()
+    except (RuntimeError, AssertionError, ImportError) as error:
+        # Each backend has its own way of saying that it was not built in.
+        raise UsageError(f"--device {name!r} cannot compute here ({first_sentence(error)}); use cpu") from error
+
+
+def check_opens(path: str) -> None:
+    """Refuse what is no video at all, before the libraries of seconds' import time are needed; reads its head only.
+
+    Raises:
+        VideoError: see `decode_candidates`.
+    """
+    from ntlbg.processors.video_index_ntlbg import open_container, picture_stream, source_name
+    from ntlbg.processors.video_source_ntlbg import VideoLimits
+
+    limits = VideoLimits()
+    with open_container(path, limits) as container:
+        picture_stream(container, source_name(path), limits)
 
 
 def check_video(path: str) -> None:
-    """Refuse a file that is no video before a model is loaded for it.
+    """Refuse a file that holds no pictures before a model is loaded for it; reads all its packets.
 
     Raises:
         VideoError: see `decode_candidates`.

@@ -15,6 +15,7 @@ from ntlbg.cli_common import (
     UsageError,
     add_common_options,
     check_device,
+    check_opens,
     check_outputs,
     check_video,
     positive_int,
@@ -75,11 +76,12 @@ def run(args: argparse.Namespace) -> None:
         UsageError, VideoError, EncoderError: see their messages.
     """
     check_outputs(args)
-    check_device(args.device)
     if args.query is not None and not args.query.strip():
         raise UsageError("the query is empty; give a question or leave it away")
     if args.out is not None and Path(args.out).exists() and not Path(args.out).is_dir():
         raise UsageError(f"--out {args.out!r} is a file; give a folder")
+    check_opens(args.video)
+    check_device(args.device)
 
     from ntlbg.selection.api import FrameSelector
     from ntlbg.selection.encoders import DEFAULT_ENCODER

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,10 +20,11 @@ from tiny_parts import SPECIAL_TOKENS, tiny_base_processor, tiny_tokenizer
 
 from ntlbg.cli import build_parser, main
 from ntlbg.cli_common import Stages
+from ntlbg.configuration.configuration_ntlbg import NTLBGConfig
 from ntlbg.modeling_ntlbg.modeling_ntlbg import NTLBGForConditionalGeneration
 from ntlbg.modeling_ntlbg.selection_ntlbg import Selection
 from ntlbg.processors.processing_ntlbg import NTLBGProcessor
-from ntlbg.selection.answering import ModelError, load_answerer
+from ntlbg.selection.answering import IMAGES, ModelError, load_answerer
 from ntlbg.selection.features import FrameSelection
 
 
@@ -235,7 +238,7 @@ def test_a_budget_of_tokens_also_binds_what_is_read_again(clip, models, encoder)
     opened = answerer.open(clip)
     assert opened.ask(QUESTION, max_visual_tokens=4 * per_group - 1).num_groups == 3
     assert opened.ask(QUESTION, max_visual_tokens=1000 * per_group).num_groups == grid[0]
-    with pytest.raises(ModelError, match=f"below one group of this video, {per_group}"):
+    with pytest.raises(ModelError, match=f"below the least that this video can be read with, {per_group};"):
         opened.ask(QUESTION, max_visual_tokens=per_group - 1)
 
 
@@ -305,8 +308,6 @@ def test_a_bad_file_is_refused_before_any_model_is_loaded(capsys, bad_files):
         ["select", "x.mp4", "-k", "many"],
         ["select", "x.mp4", "--candidate-fps", "nan"],
         ["select", "x.mp4", "--candidate-fps", "-1"],
-        ["select", "x.mp4", "--device", "abacus"],
-        ["select", "x.mp4", "--device", "cuda:99"],
         ["select", "x.mp4", " "],
         ["select", "x.mp4", "--report", "r.txt"],
         ["select", "x.mp4", "--report", "/no/such/folder/r.html"],
@@ -322,6 +323,67 @@ def test_a_bad_file_is_refused_before_any_model_is_loaded(capsys, bad_files):
 )
 def test_bad_usage_gives_one_sentence_before_any_work(capsys, arguments):
     assert_one_sentence(*run(capsys, *arguments))
+
+
+@pytest.mark.parametrize("name", ["abacus", "cuda:99", "mps", "xpu", "meta", "vulkan"])
+def test_a_device_that_cannot_compute_here_is_refused_in_one_sentence(capsys, clip, models, name):
+    if (name == "mps" and torch.backends.mps.is_available()) or (name == "xpu" and torch.xpu.is_available()):
+        pytest.skip("this machine has one")
+    for command in (("select", clip), ("ask", clip, QUESTION, "--model", models["ntlbg"])):
+        code, out, err = run(capsys, *command, "--device", name)
+        assert_one_sentence(code, out, err)
+        assert f"--device '{name}'" in err
+
+
+DAMAGES = {
+    "weights that are cut off": ("model.safetensors", lambda path: path.write_bytes(path.read_bytes()[:5000])),
+    "a header that is cut off": ("model.safetensors", lambda path: path.write_bytes(path.read_bytes()[:100])),
+    "a config of wrong types": ("config.json", lambda path: path.write_text(_with_wrong_type(path.read_text()))),
+    "a config that is no JSON": ("config.json", lambda path: path.write_text("{")),
+    "no weights": ("model.safetensors", Path.unlink),
+    "no chat template": ("chat_template.jinja", Path.unlink),
+}
+
+
+def _with_wrong_type(config: str) -> str:
+    """The first number of layers that is found, be it of a part, becomes a word."""
+    return re.sub(r'"(num_hidden_layers|depth)": \d+', r'"\1": "many"', config, count=1)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("kind", ["base", "ntlbg", "llava"])
+def test_a_damaged_model_is_refused_in_one_sentence_that_names_it(capsys, clip, models, tmp_path, kind, damage):
+    folder = shutil.copytree(models[kind], tmp_path / "damaged")
+    name, act = DAMAGES[damage]
+    act(folder / name)
+    look = () if kind == "ntlbg" else ("--encoder", "none")
+    code, out, err = run(capsys, "ask", clip, QUESTION, "--model", folder, *look)
+    assert_one_sentence(code, out, err)
+    assert str(folder) in err
+    if damage == "no chat template":
+        assert "no chat template" in err
+
+
+@pytest.mark.parametrize("damage", [damage for damage in DAMAGES if damage != "no chat template"])
+def test_a_damaged_encoder_is_refused_in_one_sentence_that_names_it(capsys, clip, encoder, tmp_path, damage):
+    folder = shutil.copytree(encoder, tmp_path / "damaged")
+    name, act = DAMAGES[damage]
+    act(folder / name)
+    code, out, err = run(capsys, "select", clip, QUESTION, "--encoder", folder)
+    assert_one_sentence(code, out, err)
+    assert str(folder) in err
+
+
+@pytest.mark.parametrize(("file", "loaded"), [("text.mp4", ()), ("scenes", ("torch",))])
+def test_only_what_is_needed_is_imported_before_a_file_is_refused_and_for_one_that_is_not(
+    clip, bad_files, file, loaded
+):
+    path = clip if file == "scenes" else str(bad_files / file)
+    heavy = ("torch", "torchvision", "transformers", "matplotlib", "scipy")
+    script = "import sys; from ntlbg.cli import main; main(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
+    ended = subprocess.run([sys.executable, "-c", script, "select", path, "-k", "2"], capture_output=True, text=True)
+    assert ended.returncode == 0
+    assert tuple(name for name in heavy if name in ended.stderr.split()) == loaded
 
 
 def test_in_a_process_of_its_own_nothing_but_the_sentence_reaches_the_standard_error(bad_files):
@@ -371,6 +433,13 @@ def test_help_shows_examples_that_parse(capsys, command):
     for example in examples:
         words = shlex.split(example.split("  ")[0].split(" | ")[0])[1:]
         assert build_parser().parse_args(words).run
+
+
+def test_the_help_of_k_tells_the_numbers_that_are_used(capsys):
+    _, out, _ = run(capsys, "ask", "--help")
+    text = " ".join(out.split())
+    assert f"{NTLBGConfig().num_representatives} groups for a plain Qwen-VL" in text
+    assert f"{IMAGES} frames for any other model" in text
 
 
 def test_version_is_the_packages(capsys):

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,15 +20,19 @@ from ntlbg.configuration.configuration_ntlbg import SUPPORTED_BASES
 from ntlbg.errors import InputError
 from ntlbg.modeling_ntlbg.modeling_ntlbg import NTLBGForConditionalGeneration
 from ntlbg.modeling_ntlbg.selection_ntlbg import Selection
+from ntlbg.processors.first_look_ntlbg import SCORER_DECODE_SIDE
 from ntlbg.processors.processing_ntlbg import NTLBGProcessor
 from ntlbg.processors.video_source_ntlbg import CandidateFrames
 from ntlbg.selection.api import NOTHING_RELEVANT, FrameSelector
-from ntlbg.selection.encoders import DEFAULT_ENCODER, reason_of
+from ntlbg.selection.encoders import DEFAULT_ENCODER, LOADING_ERRORS, needs_own_code, reason_of
 from ntlbg.selection.features import CandidateFeatures, FrameSelection
 
 
 # Pixels of a frame that is handed to a model as an image: what most VLMs scale down to anyway.
 IMAGE_SIDE = 1280
+
+# How many of them where nothing is asked for.
+IMAGES = 16
 
 
 class ModelError(InputError):
@@ -82,7 +85,7 @@ class VideoAnswerer:
     """An NTLBG model with its processor.
 
     Without a scorer the vision tower encodes all groups once per video and each question chooses among them (one
-    look). With a scorer it sees only what the scorer chose, at full size (two looks).
+    look). With a scorer, which sees all groups once per video, it sees only what was chosen, at full size (two looks).
 
     Args:
         model: in evaluation mode.
@@ -112,7 +115,7 @@ class VideoAnswerer:
         return self.model.scorer is not None
 
     def open(self, video: Any) -> OpenVideo:
-        """Decode the candidates and, without a scorer, encode them; ask the result as often as needed.
+        """Decode the candidates and encode them, with the scorer or else the vision tower; ask as often as needed.
 
         Raises:
             VideoError: the video cannot be read.
@@ -120,14 +123,18 @@ class VideoAnswerer:
         timings: dict[str, float] = {}
         with _timed(timings, "decode candidates"):
             # The scorer looks at small pictures; the large ones are read again for the chosen groups alone.
-            side = {"max_side": 448} if self.two_looks else {}
+            side = {"max_side": SCORER_DECODE_SIDE} if self.two_looks else {}
             candidates = self.processor.video_processor.fetch(video, **side, **self.sampling)[0]
-        features = None
-        if not self.two_looks:
+        if self.two_looks:
+            with _timed(timings, "encode candidates"):
+                look = self.processor.first_look(candidates).to(self.model.device)
+                seen = {name: look[name] for name in ("group_timestamps", "frames_indices")}
+                seen["scorer_features"] = self.model.encode_for_scorer(**look)
+        else:
             inputs = self._inputs(candidates, "")
-            with _timed(timings, "encode candidates"), torch.no_grad():
-                features = self.model.encode_video(**inputs)
-        return OpenVideo(self, video, candidates, features, timings)
+            with _timed(timings, "encode candidates"):
+                seen = {"video_features": self.model.encode_video(**inputs)}
+        return OpenVideo(self, video, candidates, seen, timings)
 
     # The two methods below hold every call of the model and of its processor's tensors.
 
@@ -144,10 +151,12 @@ class VideoAnswerer:
     ) -> tuple[str, Selection]:
         if self.two_looks:
             with _timed(timings, "choose"):
-                look = self.processor.first_look(opened.candidates, question).to(self.model.device)
+                if k is None and budget is None:
+                    budget = self.model.config.max_visual_tokens
                 if budget is not None:
                     k = self._groups_within(opened.candidates, budget)
-                selection = self.model.select(**look, num_representatives=k)
+                query = self.processor.scorer_query(question).to(self.model.device)
+                selection = self.model.select(**opened.seen, **query, num_representatives=k)
             with _timed(timings, "read the chosen"):
                 inputs = self._inputs(opened.source, question, selection)
             inputs["selection"] = [selection]
@@ -155,7 +164,7 @@ class VideoAnswerer:
             with _timed(timings, "prepare the prompt"):
                 inputs = self._inputs(opened.candidates, question)
                 inputs.pop("pixel_values_videos")
-                inputs["video_features"] = opened.features
+                inputs.update(opened.seen)
                 grid = inputs["video_grid_thw"][0]
                 try:
                     inputs["num_representatives"] = self.model.representatives_for(grid, k, budget)
@@ -170,26 +179,38 @@ class VideoAnswerer:
         return text, output.selections[0]
 
     def _groups_within(self, candidates: CandidateFrames, budget: int) -> int:
-        """How many groups of this video's full-size pictures fit into `budget` visual tokens."""
+        """The largest number of groups whose full-size pictures fit into `budget` visual tokens."""
         video_processor = self.processor.video_processor
-        patches = video_processor.get_num_of_video_patches(len(candidates), candidates.height, candidates.width)
-        per_group = patches // video_processor.num_groups(len(candidates)) // video_processor.merge_size**2
-        if budget < per_group:
+        per_group, size = video_processor.temporal_patch_size, (candidates.height, candidates.width)
+        # One by one: Qwen3-VL shares one budget of pixels among the frames, so that k groups are no k times one group.
+        tokens = [
+            video_processor.get_num_of_video_patches(k * per_group, *size) // video_processor.merge_size**2
+            for k in range(1, video_processor.num_groups(len(candidates)) + 1)
+        ]
+        fitting = [k for k, needed in enumerate(tokens, start=1) if needed <= budget]
+        if not fitting:
             raise ModelError(
-                f"the budget of {budget} visual tokens is below one group of this video, {per_group}; raise "
-                "--max-visual-tokens or give -k"
+                f"the budget of {budget} visual tokens is below the least that this video can be read with, "
+                f"{min(tokens)}; raise --max-visual-tokens or give -k"
             )
-        return budget // per_group
+        return fitting[-1]
 
 
 @dataclass
 class OpenVideo:
-    """A video that was decoded (and encoded) for one answerer; see `VideoAnswerer.open`."""
+    """A video that was decoded and encoded for one answerer; see `VideoAnswerer.open`.
+
+    Args:
+        source: what was opened; the second look reads it again.
+        candidates: the decoded candidates, small ones if there is a second look.
+        seen: what of it the model takes for every question: `video_features`, or `scorer_features` with the times.
+        timings: seconds per stage.
+    """
 
     answerer: VideoAnswerer
     source: Any
     candidates: CandidateFrames
-    features: list | None
+    seen: dict[str, Any]
     timings: dict[str, float]
 
     def ask(self, question: str, k: int | None = None, max_visual_tokens: int | None = None) -> Answer:
@@ -265,7 +286,7 @@ class OpenImages:
     timings: dict[str, float]
 
     def ask(self, question: str, k: int | None = None, max_visual_tokens: int | None = None) -> Answer:
-        """Choose k frames (16 if None) for the question and answer from them as images.
+        """Choose k frames (`IMAGES` if None) for the question and answer from them as images.
 
         Raises:
             ModelError: a token budget was given; only NTLBG models know how many tokens a frame takes.
@@ -280,7 +301,7 @@ class OpenImages:
         timings: dict[str, float] = {}
         with _timed(timings, "choose and read the frames"):
             query = None if selector.encoder is None else question
-            selection = selector.select(self.candidates, query, 16 if k is None else k, max_side=IMAGE_SIDE)
+            selection = selector.select(self.candidates, query, IMAGES if k is None else k, max_side=IMAGE_SIDE)
             if query is None:
                 selection.warnings.append("The question was not used to choose the frames: there is no encoder.")
         with _timed(timings, "answer"):
@@ -308,7 +329,7 @@ def load_answerer(
         encoder: dual encoder that judges frames for a model that is no NTLBG checkpoint; None: SigLIP 2 base; "none":
             frames stand for the video as a whole.
         device: a GPU if there is one, else the CPU.
-        trust_remote_code: run code that comes with a model that is neither.
+        trust_remote_code: run code that comes with a model that is neither, be it from the Hub or in a folder.
         max_new_tokens, candidate_fps, max_candidates: see the answerers.
 
     Raises:
@@ -328,23 +349,27 @@ def load_answerer(
             )
         with _load_errors(name):
             model = NTLBGForConditionalGeneration.from_pretrained(name, dtype="auto")
-            processor = NTLBGProcessor.from_pretrained(name)
+            processor = NTLBGProcessor.from_pretrained(name, trust_remote_code=False)
+            _check_chat_template(processor, name)
         return VideoAnswerer(model.to(device), processor, **options, **sampling)
     selector = FrameSelector(None if encoder == "none" else encoder or DEFAULT_ENCODER, device=device, **given)
     if model_type in SUPPORTED_BASES:
         scorer = selector.encoder
         with _load_errors(name):
             model = NTLBGForConditionalGeneration.from_base(
-                name, scorer=None if scorer is None else scorer.model, dtype="auto"
+                name, scorer=None if scorer is None else scorer.model, dtype="auto", trust_remote_code=False
             )
             processor = NTLBGProcessor.from_base(
-                str(name), scorer_processor=None if scorer is None else scorer.processor
+                str(name),
+                scorer_processor=None if scorer is None else scorer.processor,
+                trust_remote_code=False,
             )
+            _check_chat_template(processor, name)
         return VideoAnswerer(model.to(device), processor, **options, **sampling)
     with _load_errors(name):
-        trust = trust_remote_code or Path(name).is_dir()
-        model = AutoModelForImageTextToText.from_pretrained(name, dtype="auto", trust_remote_code=trust)
-        processor = AutoProcessor.from_pretrained(name, trust_remote_code=trust)
+        model = AutoModelForImageTextToText.from_pretrained(name, dtype="auto", trust_remote_code=trust_remote_code)
+        processor = AutoProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
+        _check_chat_template(processor, name)
     return ImageAnswerer(model.to(device), processor, selector, **options)
 
 
@@ -352,11 +377,26 @@ def load_answerer(
 def _load_errors(name: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, KeyError) as error:
+    except ModelError:
+        raise
+    except LOADING_ERRORS as error:
+        if needs_own_code(error):
+            raise ModelError(
+                f"the model {name!r} needs the code that comes with it, which has not been allowed to run; read it, "
+                "and give --trust-remote-code if you trust it"
+            ) from error
         raise ModelError(
             f"the model {name!r} cannot be loaded ({reason_of(error, name)}): give a folder or a Hub name of a "
             "vision-language model with --model, and go online if it is not cached"
         ) from error
+
+
+def _check_chat_template(processor: Any, name: str) -> None:
+    if processor.chat_template is None:
+        raise ModelError(
+            f"the model {name!r} has no chat template, so it cannot be asked anything; give one that was tuned for "
+            "conversation (its name often ends in Instruct)"
+        )
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from tqdm import tqdm
 
-from ntlbg.errors import InputError
+from ntlbg.errors import InputError, first_sentence
 from ntlbg.processors.dual_encoder_ntlbg import picture_inputs, text_inputs
 
 
@@ -124,10 +124,10 @@ def needs_own_code(error: Exception) -> bool:
 
 
 def reason_of(error: Exception, name: str) -> str:
-    """The first sentence of the error of loading `name`; transformers' go on for paragraphs."""
+    """Why `name` cannot be loaded, in a few words."""
     if len(Path(name).parts) != 2 and not Path(name).exists() and "/" in str(name):
         return "there is no such folder"
-    return " ".join(str(error).split()).split(". ")[0].rstrip(".:")
+    return first_sentence(error)
 
 
 def _embedding(output: Any) -> torch.Tensor:

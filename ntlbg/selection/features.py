@@ -8,12 +8,15 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from PIL import Image
-from transformers.video_utils import VideoMetadata
+
+
+if TYPE_CHECKING:
+    from transformers.video_utils import VideoMetadata
 
 
 FORMAT = 1
@@ -174,6 +177,9 @@ class FrameSelection:
                 False keeps `frames_indices` the picture numbers of the source; True counts in milliseconds instead
                 (fps 1000), so that `timestamps` are the true times to the millisecond.
         """
+        # Only here, so that choosing frames does not wait for transformers.
+        from transformers.video_utils import VideoMetadata
+
         if true_times:
             return VideoMetadata(
                 total_num_frames=max(round(self.duration * 1000), round(float(self.seconds[-1]) * 1000) + 1),
