@@ -1,11 +1,16 @@
 # `make demo` and `make test` need nothing but Python 3.11+, make and a package registry: they make their own environment.
 PYTHON ?= python3
+SEED   ?= 0
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 CODE   := configuration modeling_ntlbg processors ntlbg tests
 
-.PHONY: demo test quality style tiny tiny-package tiny-smoke bench bench-tiny clean
+.DEFAULT_GOAL := help
+.PHONY: help demo test quality style tiny tiny-package tiny-smoke bench bench-tiny clean
+
+help:                   ## what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
 
 $(STAMP): setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try: make PYTHON=python3.11 ...")'
@@ -14,8 +19,8 @@ $(STAMP): setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
-demo: $(STAMP)          ## render a ten-minute video, watch it once, ask eight questions, write a report
-	$(BIN)/python -m ntlbg.demo
+demo: $(STAMP)          ## render a ten-minute video, watch it once, ask it questions, write a report (SEED=n for another)
+	$(BIN)/python -m ntlbg.demo --seed $(SEED)
 
 test: $(STAMP)          ## the whole test suite
 	$(BIN)/python -m pytest -q

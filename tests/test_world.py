@@ -127,8 +127,8 @@ def test_the_question_alone_tells_nothing(asked):
                 total[q.kind] += 1
     chance = {"retrieve": 1 / 6, "order": 1 / 2, "count": 1 / 5, "scenes": 1 / 5, "longest": 1 / 8}
     for kind, level in chance.items():
-        if total[kind] > 50:
-            assert hits[kind] / total[kind] < level + 0.1, kind
+        assert total[kind] > 50, f"too few questions of kind {kind} to say anything"
+        assert hits[kind] / total[kind] < level + 0.1, kind
 
 
 def test_the_frame_in_the_middle_tells_next_to_nothing_about_events(asked):
@@ -213,5 +213,7 @@ def test_the_demo_asks_what_which_first_how_many_and_about_the_whole():
     assert spec.duration == 600
     assert len(spec.events) > 40
     kinds = Counter(q.kind for q in questions)
-    assert kinds == {"retrieve": 2, "order": 2, "count": 2, "scenes": 1, "longest": 1}
+    kinds.pop("longest", None)  # not every video has a clearly longest scene
+    assert kinds == {"retrieve": 2, "order": 2, "count": 2, "scenes": 1}
+    assert len({demo_video(seed)[0].seed for seed in range(50)}) == 50
     assert all(span_groups(q, 300) for q in questions if q.answer != "0")

@@ -140,8 +140,7 @@ def to_markdown(result: dict) -> str:
 
 def write_between_markers(page: Path, content: str) -> None:
     """Replace what stands between the README's two markers of this table."""
-    text = page.read_text(encoding="utf-8")
-    before, rest = text.split(README_START)
+    before, rest = page.read_text(encoding="utf-8").split(README_START)
     _, after = rest.split(README_END)
     page.write_text(f"{before}{README_START}\n{content}{README_END}{after}", encoding="utf-8")
 
@@ -172,8 +171,8 @@ def main() -> None:
     torch.set_num_threads(1)
     # What could fail at the end fails here, before the long work.
     commit = current_commit()
-    if args.readme is not None:
-        write_between_markers(args.readme, "")
+    if args.readme is not None and args.readme.read_text(encoding="utf-8").count(README_START) != 1:
+        parser.error(f"{args.readme} should hold {README_START!r} once, and does not; put it where the table goes")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     model = NTLBGForConditionalGeneration.from_pretrained(args.model).eval()
     processor = NTLBGProcessor.from_pretrained(args.model)

@@ -16,6 +16,8 @@ With `--out` the result is packaged there at the end (tiny_package.py).
 """
 
 import argparse
+import hashlib
+import inspect
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +27,12 @@ import torch
 from tqdm import tqdm
 from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 
+from ntlbg.data import questions, world, world_render, world_video
 from ntlbg.data.questions import all_words
 from ntlbg.data.world import build_video, split_seed
 from ntlbg.modeling_ntlbg.modeling_ntlbg import NTLBGForConditionalGeneration
 from ntlbg.processors.processing_ntlbg import NTLBGProcessor
+from ntlbg.training import tiny_language, tiny_model, tiny_selector, tiny_vision
 from ntlbg.training.tiny_language import WIDE_BUDGETS, CachedVideo, evaluate_base, format_results, train_language
 from ntlbg.training.tiny_model import build_base, build_processor, build_tokenizer
 from ntlbg.training.tiny_package import package
@@ -165,15 +169,23 @@ def selector_stage(work: Path, sizes: Sizes) -> None:
     (work / "selector.json").write_text(json.dumps({"quality": quality, "losses": losses}))
 
 
-# Every stage with the file that shows it is done.
+_SEEING = (world, world_render, world_video, tiny_model, tiny_vision)
+_ANSWERING = (*_SEEING, questions, tiny_language)
+# Every stage with the file that shows it is done and the modules its result depends on.
 STAGES = {
-    "vision": (vision_stage, "vision.pt"),
-    "cache": (cache_stage, "validation.pt"),
-    "language": (language_stage, "language_losses.json"),
-    "wide": (wide_stage, "wide_losses.json"),
-    "evaluate": (evaluate_stage, "base_results.json"),
-    "selector": (selector_stage, "selector.json"),
+    "vision": (vision_stage, "vision.pt", _SEEING),
+    "cache": (cache_stage, "validation.pt", _SEEING),
+    "language": (language_stage, "language_losses.json", _ANSWERING),
+    "wide": (wide_stage, "wide_losses.json", _ANSWERING),
+    "evaluate": (evaluate_stage, "base_results.json", _ANSWERING),
+    "selector": (selector_stage, "selector.json", (*_ANSWERING, tiny_selector)),
 }
+
+
+def _fingerprint(modules: tuple, sizes: Sizes) -> str:
+    """What a stage's result was made by."""
+    sources = [inspect.getsource(module) for module in modules]
+    return hashlib.sha256("\0".join([repr(sizes), *sources]).encode()).hexdigest()
 
 
 def _expect_fall(name: str, losses: list[float]) -> None:
@@ -198,12 +210,17 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     work = options.work / "smoke" if options.smoke else options.work
     work.mkdir(parents=True, exist_ok=True)
+    sizes = SMOKE if options.smoke else Sizes()
     for name in options.stages:
-        stage, result = STAGES[name]
+        stage, result, modules = STAGES[name]
+        mark, made_by = work / f"{name}.made-by", _fingerprint(modules, sizes)
         if (work / result).exists() and not options.smoke:
-            print(f"{name}: {work / result} is there already; delete it to run this stage again")
+            if not mark.exists() or mark.read_text() != made_by:
+                parser.error(f"{work / result} was made by other code or sizes; delete {work} to start anew")
+            print(f"{name}: {work / result} is there already")
         else:
-            stage(work, SMOKE if options.smoke else Sizes())
+            stage(work, sizes)
+            mark.write_text(made_by)
     if options.out is not None:
         package(work / "ntlbg", options.out)
 
