@@ -3,6 +3,8 @@
 import http.server
 import io
 import shutil
+import subprocess
+import sys
 import threading
 import tracemalloc
 from fractions import Fraction
@@ -554,3 +556,29 @@ def test_arrays_that_are_no_frames_are_refused_in_one_sentence(source):
     with pytest.raises(VideoError) as error:
         decode_candidates(source)
     one_sentence(error)
+
+
+@pytest.mark.skipif(int(av.__version__.split(".")[0]) < 16, reason="PyAV 15 cannot limit the probe of such files")
+def test_a_transport_stream_of_huge_pictures_is_refused_without_decoding_them(tmp_path):
+    """Three streams of 8000 x 8000 pixels are about 290 MB of pictures in a file of half a megabyte."""
+    path = tmp_path / "bomb.ts"
+    with av.open(str(path), "w", format="mpegts") as container:
+        streams = [container.add_stream("libx264", rate=1, options={"preset": "ultrafast"}) for _ in range(3)]
+        picture = av.VideoFrame(8000, 8000, "yuv420p")
+        picture.pts, picture.time_base = 0, Fraction(1, 1)
+        for stream in streams:
+            stream.width, stream.height, stream.pix_fmt, stream.thread_count = 8000, 8000, "yuv420p", 1
+        for stream in streams:
+            container.mux([*stream.encode(picture), *stream.encode(None)])
+    code = (
+        "import resource, sys\n"
+        "from ntlbg.processors.video_decoding_ntlbg import decode_candidates\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "try:\n    decode_candidates(sys.argv[1])\n"
+        "except ValueError as error:\n    print(error)\n"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    sentence, growth = result.stdout.splitlines()
+    assert "8000 x 8000" in sentence
+    assert float(growth) < 150, f"opening took {growth} MiB"
