@@ -25,7 +25,7 @@ def encoder(tmp_path_factory):
 
 def scored_answerer(family: str, encoder: str, **config_kwargs) -> VideoAnswerer:
     """A plain base of the family behind a scorer: two looks."""
-    scorer, base = DualEncoder.load(encoder, "cpu"), tiny_base_processor(family)
+    scorer, base = DualEncoder.load(encoder, "cpu"), tiny_base_processor(family, max_tokens_per_frame=16)
     model = NTLBGForConditionalGeneration.from_base(
         tiny_base(family, base.tokenizer), scorer=scorer.model, config_kwargs={**SMALL, **config_kwargs}
     )
@@ -85,10 +85,10 @@ def test_a_budget_is_kept_by_what_the_second_look_encodes_and_used_as_far_as_it_
 
 def test_a_budget_of_the_checkpoint_itself_holds_in_both_ways_of_looking(encoder):
     frames = moving_square(16)
-    scored = scored_answerer("qwen2_vl", encoder, max_visual_tokens=11)
-    base = tiny_base_processor("qwen2_vl")
+    scored = scored_answerer("qwen2_vl", encoder, max_visual_tokens=31)
+    base = tiny_base_processor("qwen2_vl", max_tokens_per_frame=16)
     model = NTLBGForConditionalGeneration.from_base(
-        tiny_base("qwen2_vl", base.tokenizer), config_kwargs={**SMALL, "max_visual_tokens": 11}
+        tiny_base("qwen2_vl", base.tokenizer), config_kwargs={**SMALL, "max_visual_tokens": 31}
     )
     alone = VideoAnswerer(model, NTLBGProcessor.from_base(base), max_new_tokens=2)
     per_group = (
@@ -96,7 +96,7 @@ def test_a_budget_of_the_checkpoint_itself_holds_in_both_ways_of_looking(encoder
     )
     for answerer in (scored, alone):
         opened = answerer.open(frames)
-        assert opened.ask(QUESTIONS[0]).num_groups == 11 // per_group < 8
+        assert opened.ask(QUESTIONS[0]).num_groups == 31 // per_group < 8
         assert opened.ask(QUESTIONS[0], 2).num_groups == 2
 
 
