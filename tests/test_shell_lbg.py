@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ntlbg.modeling_ntlbg.gaussian_ntlbg import LowRankGaussian
-from ntlbg.modeling_ntlbg.shell_lbg_ntlbg import representative_points, shell_lbg, snap_to_points, temporal_net
+from ntlbg.modeling_ntlbg.shell_lbg_ntlbg import (
+    DENSE_POINTS,
+    _Lbg,
+    representative_points,
+    shell_lbg,
+    snap_to_points,
+    temporal_net,
+)
 
 
 def standard_points(dim, k):
@@ -175,3 +182,28 @@ def test_a_k_out_of_range_is_refused():
     for k in (0, 6):
         with pytest.raises(ValueError, match="between 1 and the number of points"):
             shell_lbg(torch.randn(5, 2), k)
+
+
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 10**6), k=st.sampled_from([2, 40, 300]), time_weight=st.sampled_from([0.05, 1.0, 30.0]))
+def test_searching_in_bands_finds_what_searching_everywhere_finds(seed, k, time_weight):
+    generator = torch.Generator().manual_seed(seed)
+    count = DENSE_POINTS + 300
+    # Scenes that come back, some of them far apart, and a few outliers: the nearest in content may be far in time.
+    scene = torch.randint(0, 12, (count // 20 + 1,), generator=generator).repeat_interleave(20)[:count]
+    z = 3 * torch.randn(12, 6, generator=generator)[scene] + torch.randn(count, 6, generator=generator)
+    z[::97] *= 8
+    times = torch.arange(count) * (k / count)
+    lbg = _Lbg(z.double(), k, torch.ones(count).double(), times.double(), time_weight, torch.tensor([5, 700]))
+    cells = temporal_net(torch.ones(count), k)
+    cells[lbg.held] = lbg.held_cells
+    cells = lbg.fill(cells, lbg.update(cells))
+    state = lbg.update(cells)
+    costs = lbg.costs(cells, state)
+    assert lbg.banded
+    found, (heir, loss) = lbg.assign(cells, state, costs), lbg.runner_up(cells, state, costs)
+    lbg.banded = False
+    assert torch.equal(found, lbg.assign(cells, state, costs))
+    everywhere = lbg.runner_up(cells, state, costs)
+    assert torch.equal(heir, everywhere[0])
+    torch.testing.assert_close(loss, everywhere[1], rtol=1e-6, atol=1e-6)

@@ -9,8 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ntlbg.modeling_ntlbg.gaussian_ntlbg import fit_gaussian
+from ntlbg.modeling_ntlbg.shell_lbg_ntlbg import DENSE_POINTS
 from ntlbg.modeling_ntlbg.strata_ntlbg import (
     STRATA,
+    _nearest,
+    _nearest_in_time,
     lasting,
     pick_peaks,
     quantisation_error,
@@ -336,3 +339,39 @@ def test_the_helpers_do_what_they_say():
     curve = torch.tensor([0.0, 5.0, 4.0, 0.0, 0.0, 3.0, 0.0])
     assert pick_peaks(curve, 1.0, 3, 1, []) == [1, 5]
     assert pick_peaks(curve, 1.0, 3, 1, [5]) == [1]
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(count=st.integers(1, 400), k=st.integers(1, 400), seed=st.integers(0, 10**6))
+def test_the_nearest_in_time_is_found_without_all_distances(count, k, seed):
+    k = min(k, count)
+    chosen = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:k]
+    times = torch.arange(count, dtype=torch.float32) * (k / count)
+    expected = (times[:, None] - times[chosen]).abs().argmin(dim=1)
+    assert torch.equal(_nearest_in_time(times, chosen), expected)
+
+
+def test_the_cells_of_a_long_video_are_those_of_a_full_search():
+    x, _, _, _ = make_video(0, groups=DENSE_POINTS + 500, dim=64, scenes=20)
+    k, z = 100, x[:, :8]
+    times = torch.arange(len(x)) * (k / len(x))
+    indices = uniform_indices(len(x), k)
+    for tau2 in (0.01, 1.0):
+        cost = torch.cdist(z, z[indices]).square() + tau2 * (times[:, None] - times[indices]).square()
+        cells = _nearest(z, times, tau2, indices)
+        best = cost.amin(dim=1)
+        torch.testing.assert_close(cost.gather(1, cells[:, None])[:, 0], best, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("content", ["scenes", "noise", "walk", "constant"])
+@pytest.mark.parametrize("k", [32, 300])
+def test_a_long_video_too_has_no_more_error_than_uniform_sampling(content, k):
+    x, _, _, _ = make_video(0, groups=6000, dim=64, scenes=40, events=4)
+    noise = torch.randn(6000, 64, generator=torch.Generator().manual_seed(0))
+    x = {"scenes": x, "noise": noise, "walk": noise.cumsum(0), "constant": torch.ones(6000, 64)}[content]
+    found = select_representatives(x, k)
+    uniform = quantisation_error(x, uniform_indices(6000, k))
+    assert quantisation_error(x, found.indices) <= uniform * (1 + 1e-6)
+    assert torch.bincount(found.cells, minlength=k).min() > 0
+    if content == "scenes" and k == 32:
+        assert quantisation_error(x, found.indices) < 0.9 * uniform
