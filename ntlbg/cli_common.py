@@ -117,6 +117,12 @@ def check_outputs(args: argparse.Namespace) -> None:
             raise UsageError(f"{option} names the folder {value!r}; give a file")
         if not path.parent.is_dir():
             raise UsageError(f"{option} {value!r} lies in a folder that does not exist; create {str(path.parent)!r}")
+    beside = None if args.report is None else str(Path(args.report).with_suffix(".json"))
+    for option, value in (("--json", args.json), ("--report", args.report), ("--report", beside)):
+        if value in (None, "-") or not Path(value).exists() or not Path(args.video).exists():
+            continue
+        if Path(value).samefile(args.video):
+            raise UsageError(f"{option} would write over the video {args.video!r}; choose another name")
     both = args.json not in (None, "-") and args.report is not None
     if both and Path(args.json).resolve() == Path(args.report).with_suffix(".json").resolve():
         raise UsageError(f"--json {args.json!r} is the file the report writes beside itself; choose another name")

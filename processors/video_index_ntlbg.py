@@ -92,6 +92,8 @@ def _checked_input(source, limits: VideoLimits):
             file.seek(0)
             head = file.read(12)
             file.seek(0)
+            if not isinstance(head, bytes):
+                raise ValueError("it was opened as text")
         except (OSError, ValueError) as error:
             raise VideoError(
                 f"A video file object must be open and seekable, but got {error}; read it into bytes and pass these."

@@ -124,10 +124,16 @@ def flatten_videos(videos) -> list:
         return list(videos)
     if isinstance(videos, list | tuple):
         return [source for element in videos for source in flatten_videos(element)]
-    shape = f" of shape {tuple(videos.shape)}" if _is_array(videos) else ""
-    raise VideoError(
+    raise not_a_video(videos)
+
+
+def not_a_video(value) -> VideoError:
+    """The error for `value`, which is no video of any kind."""
+    shape = f" of shape {tuple(value.shape)}" if _is_array(value) else ""
+    empty = " without elements" if isinstance(value, list | tuple) and len(value) == 0 else ""
+    return VideoError(
         f"A video must be a path, bytes, a binary file object, an array (N, H, W, 3) or a list of frames, but got "
-        f"{type(videos).__name__}{shape}; convert it to one of these."
+        f"{type(value).__name__}{shape}{empty}; convert it to one of these."
     )
 
 

@@ -456,3 +456,15 @@ def test_a_stage_is_timed_and_a_quiet_run_draws_nothing(capsys):
     stages.close()
     assert list(stages.timings) == ["work"]
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("option", ["--json", "--report"])
+def test_no_output_is_written_over_the_video(option, clip, tmp_path, capsys):
+    name = "talk.mp4" if option == "--json" else "talk.json"
+    video = tmp_path / name
+    shutil.copy(clip, video)
+    before = video.read_bytes()
+    target = video if option == "--json" else tmp_path / "talk.html"
+    assert main(["select", str(video), "-k", "2", option, str(target)]) == 2
+    assert "would write over the video" in capsys.readouterr().err
+    assert video.read_bytes() == before

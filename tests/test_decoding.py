@@ -582,3 +582,10 @@ def test_a_transport_stream_of_huge_pictures_is_refused_without_decoding_them(tm
     sentence, growth = result.stdout.splitlines()
     assert "8000 x 8000" in sentence
     assert float(growth) < 150, f"opening took {growth} MiB"
+
+
+@pytest.mark.parametrize("source", [None, 5, [], io.StringIO("text"), np.zeros((4, 4)), {"path": "a.mp4"}])
+def test_what_is_no_video_at_all_is_refused_in_one_sentence(source):
+    with pytest.raises(VideoError) as caught:
+        decode_candidates(source)
+    assert "\n" not in str(caught.value)

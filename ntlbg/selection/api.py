@@ -150,11 +150,14 @@ class FrameSelector:
             relevance = relevance_to(features.descriptors, embedded)
             if lost:
                 warnings.append(tokens_cut_note(lost))
-        if len(features.candidate_indices) < k:
-            warnings.append(
-                f"{k} frames were asked for, but there are {len(features.candidate_indices)} candidates; a higher "
-                "candidate_fps gives more."
-            )
+        count = len(features.candidate_indices)
+        if count < k:
+            remedy = "a higher candidate_fps gives more"
+            if count >= features.total_num_frames:
+                remedy = "the video has no more pictures"
+            elif count >= self.max_candidates:
+                remedy = "a higher max_candidates gives more"
+            warnings.append(f"{k} frames were asked for, but there are {count} candidates; {remedy}.")
         chosen = select_representatives(features.descriptors, k, relevance=relevance)
         positions = _numpy(chosen.indices, np.int64)
         strata = [STRATA[int(stratum)] for stratum in chosen.strata]

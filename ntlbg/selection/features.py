@@ -6,6 +6,7 @@ Shapes: N candidates, d descriptor width, k chosen frames.
 from __future__ import annotations
 
 import json
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,6 +84,8 @@ class CandidateFeatures:
         Raises:
             ValueError: the file is not one of ours, or of another format version.
         """
+        if not zipfile.is_zipfile(path):
+            raise ValueError(f"{path} holds no video features (it is no .npz archive); encode again")
         with np.load(path, allow_pickle=False) as archive:
             missing = {"descriptors", "candidate_indices", "candidate_seconds", "facts"} - set(archive.files)
             if missing:
