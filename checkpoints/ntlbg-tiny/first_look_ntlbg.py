@@ -1,6 +1,6 @@
 """The first look: all candidates of one video, small, for a scorer (a dual encoder) or for the base itself.
 
-Shapes: N candidate frames, T groups, S the scorer's picture side, Ls its text length.
+Shapes: N candidate frames, T groups, Ls the scorer's text length.
 """
 
 from dataclasses import replace
@@ -10,6 +10,7 @@ import torch
 import torchvision.transforms.v2.functional as tvF
 from transformers.feature_extraction_utils import BatchFeature
 
+from .dual_encoder_ntlbg import picture_inputs, text_inputs
 from .video_decoding_ntlbg import take_frames
 from .video_source_ntlbg import CandidateFrames
 
@@ -21,23 +22,25 @@ SCORER_DECODE_SIDE = 448
 def scorer_first_look(processor, video, query: str | None, video_metadata, sampling: dict) -> BatchFeature:
     """One picture per group (its first) for the dual encoder of `processor.scorer_processor`, and the query's tokens;
     returns as documented in `NTLBGProcessor.first_look`."""
-    scorer = processor.scorer_processor
     sampling = {"max_side": SCORER_DECODE_SIDE, **sampling}
     candidates = processor.video_processor.fetch(video, video_metadata, **sampling)[0]
     firsts = take_frames(candidates, np.arange(0, len(candidates), processor.video_processor.temporal_patch_size))
-    pictures = scorer.image_processor(list(firsts.frames), input_data_format="channels_last", return_tensors="pt")
-    result = {
-        "scorer_pixel_values": pictures["pixel_values"],
-        "group_timestamps": torch.from_numpy(firsts.timestamps.astype(np.float32)),
-        "frames_indices": torch.from_numpy(candidates.indices),
-    }
+    pictures = picture_inputs(processor.scorer_processor, firsts.frames)
+    result = {f"scorer_{name}": value for name, value in pictures.items()}
+    result["group_timestamps"] = torch.from_numpy(firsts.timestamps.astype(np.float32))
+    result["frames_indices"] = torch.from_numpy(candidates.indices)
     if query is not None:
-        tokenizer = scorer.tokenizer
-        # dual encoders are trained on one fixed length; SigLIP 2's tokenizer does not know its own
-        length = tokenizer.model_max_length if tokenizer.model_max_length <= 512 else 64
-        tokens = tokenizer([query], padding="max_length", truncation=True, max_length=length, return_tensors="pt")
-        result.update({f"scorer_{name}": value for name, value in tokens.items()})
+        result.update(scorer_query(processor, query))
     return BatchFeature(result)
+
+
+def scorer_query(processor, query: str) -> BatchFeature:
+    """The query's tensors for the dual encoder of `processor.scorer_processor`; returns as documented in
+    `NTLBGProcessor.scorer_query`."""
+    tokens, cut = text_inputs(processor.scorer_processor, query)
+    return BatchFeature(
+        {**{f"scorer_{name}": value for name, value in tokens.items()}, "scorer_tokens_cut": torch.tensor([cut])}
+    )
 
 
 def base_first_look(processor, video, query: str | None, video_metadata, sampling: dict) -> BatchFeature:

@@ -17,7 +17,10 @@ MAX_FACTOR_GAIN = 1e4
 _OVERSAMPLING = 10
 _POWER_ITERATIONS = 2
 _TRACE_PROBES = 16
-_CHUNK = 4096
+# Rows worked on at a time: 2 MiB at d = 1024, so that what is made of a chunk stays in a core's cache.
+CHUNK = 512
+# The basis starts from about this many rows at equal steps, and is refined on all of them.
+_START_ROWS = 2048
 
 
 def _full_precision(tensor: torch.Tensor) -> torch.autocast:
@@ -84,9 +87,9 @@ class LowRankGaussian:
 
         `x` (..., d) -> float32 (...). Its mean over the Gaussian itself is d.
         """
-        if x.dim() < 2 or x.shape[0] <= _CHUNK:
+        if x.dim() < 2 or x.shape[0] <= CHUNK:
             return self.whiten(x).square().sum(-1)
-        return torch.cat([self.whiten(chunk).square().sum(-1) for chunk in x.split(_CHUNK)])
+        return torch.cat([self.whiten(chunk).square().sum(-1) for chunk in x.split(CHUNK)])
 
     def logdet(self) -> torch.Tensor:
         """log det Σ = Σ log D + 2 Σ log diag L, a float32 scalar."""
@@ -105,6 +108,11 @@ class LowRankGaussian:
             return directions, gain.square()
 
 
+def _row_products(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    pairs = zip(left.split(CHUNK), right.split(CHUNK), strict=True)
+    return torch.cat([torch.linalg.vecdot(rows, others) for rows, others in pairs])
+
+
 def effective_sample_size(centred: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """How many independent groups the T correlated ones are worth for second moments.
 
@@ -120,11 +128,11 @@ def effective_sample_size(centred: torch.Tensor, weights: torch.Tensor) -> torch
         float32 scalar, at least 1.
     """
     size = weights.sum().square() / weights.square().sum()
-    energy = weights @ torch.linalg.vecdot(centred, centred)
+    energy = weights @ _row_products(centred, centred)
     if len(centred) < 2 or energy <= 0:
         return torch.ones_like(size)
     pair = (weights[1:] * weights[:-1]).sqrt()
-    phi = (pair @ torch.linalg.vecdot(centred[1:], centred[:-1]) / energy).clamp(0.0, 0.9999)
+    phi = (pair @ _row_products(centred[1:], centred[:-1]) / energy).clamp(0.0, 0.9999)
     return (size * (1 - phi.square()) / (1 + phi.square())).clamp(min=1.0)
 
 
@@ -142,9 +150,11 @@ def check_descriptors(descriptors: torch.Tensor) -> None:
             f"`descriptors` must have shape (T, d) with T >= 1 and d >= 1, but the shape is "
             f"{tuple(descriptors.shape)}; pass one vector per group of one video."
         )
-    # The extremes carry any NaN or infinity, and are cheaper to find than a mask of all values.
-    if not torch.isfinite(torch.stack(descriptors.detach().aminmax())).all():
-        bad = int((~torch.isfinite(descriptors)).any(dim=1).sum())
+    # A sum carries any NaN or infinity and is the cheapest thing to take of all values. It may overflow by itself.
+    if torch.isfinite(descriptors.detach().sum(dtype=torch.float32)):
+        return
+    bad = int((~torch.isfinite(descriptors)).any(dim=1).sum())
+    if bad:
         raise ValueError(
             f"`descriptors` hold NaN or infinite values in {bad} of {len(descriptors)} groups; "
             "check the encoder's precision (float16 overflows above 65504) before selecting."
@@ -177,12 +187,13 @@ def _top_factor(
     width = min(rank + _OVERSAMPLING, dim)
     generator = torch.Generator().manual_seed(0)
 
-    def covariance_times(block: torch.Tensor) -> torch.Tensor:
-        return scaled.T @ (weights[:, None] * (scaled @ block))
+    def covariance_times(block: torch.Tensor, step: int = 1) -> torch.Tensor:
+        rows, row_weights = scaled[::step], weights[::step, None]
+        return rows.T @ (row_weights * (rows @ block))
 
     start = torch.randn(dim, width, generator=generator, dtype=torch.float32).to(scaled.device)
     probes = torch.randn(dim, _TRACE_PROBES, generator=generator, dtype=torch.float32).to(scaled.device)
-    basis = torch.linalg.qr(covariance_times(start)).Q
+    basis = torch.linalg.qr(covariance_times(start, max(1, len(scaled) // _START_ROWS))).Q
     for _ in range(_POWER_ITERATIONS - 1):
         basis = torch.linalg.qr(covariance_times(basis)).Q
     product = covariance_times(torch.cat([basis, probes], dim=1))
@@ -231,7 +242,10 @@ def fit_gaussian(
         weights = _check_weights(weights, descriptors)
         # Taken from the first row, so that a large common offset costs the mean no digits.
         shift = descriptors[0].detach().float()
-        mean = shift + weights @ (descriptors.float() - shift)
+        mean = shift + sum(
+            part @ (rows.float() - shift)
+            for part, rows in zip(weights.split(CHUNK), descriptors.split(CHUNK), strict=True)
+        )
         with torch.no_grad():
             diagonal, factor, size = _empirical_covariance(descriptors, mean, weights, min(rank, dim))
             factor = torch.nn.functional.pad(factor, (0, rank - factor.shape[1]))
@@ -257,8 +271,11 @@ def _empirical_covariance(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """diagonal (d,), factor (d, rank) and n_c of the weighted moments; see `fit_gaussian`."""
     count, dim = descriptors.shape
-    scaled = descriptors.float() - mean
-    variance = (weights[:, None] * scaled * scaled).sum(0)
+    scaled = torch.empty(count, dim, device=descriptors.device)
+    variance = torch.zeros(dim, device=descriptors.device)
+    for rows, part, centred in zip(descriptors.split(CHUNK), weights.split(CHUNK), scaled.split(CHUNK), strict=True):
+        torch.sub(rows.float(), mean, out=centred)
+        variance += (part[:, None] * centred * centred).sum(0)
     # A channel that does not move still needs a unit: its rounding error, or a millionth of the usual deviation.
     rounding = 8 * torch.finfo(torch.float32).eps * mean.abs().mean()
     floor = torch.maximum(1e-6 * variance.mean().sqrt(), rounding).clamp(min=1e-10)

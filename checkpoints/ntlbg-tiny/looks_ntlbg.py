@@ -8,7 +8,6 @@ descriptor width.
 import dataclasses
 
 import torch
-from torch.nn import functional as F
 
 from .adapters_ntlbg import VideoFeatures
 from .gaussian_ntlbg import LowRankGaussian, fit_gaussian

@@ -15,7 +15,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from .configuration_ntlbg import NTLBGConfig
 from .remote_code_ntlbg import PROCESSOR_AUTO_MAP, is_remote_code, register, save_remote_code
-from .first_look_ntlbg import base_first_look, scorer_first_look
+from .first_look_ntlbg import base_first_look, scorer_first_look, scorer_query
 from .query_text_ntlbg import is_conversation, query_of_messages, query_of_prompt
 from .video_processing_ntlbg import SAMPLING_KWARGS, NTLBGVideoProcessor, TimedVideoMetadata
 from .video_source_ntlbg import flatten_videos
@@ -211,6 +211,13 @@ class NTLBGProcessor(ProcessorMixin):
                 return_tensors=kwargs.pop("return_tensors"),
                 processor_kwargs=kwargs,
             )
+        for kind, given in (("image", images), ("video", videos)):
+            if given is None and (count := _count_parts(messages, kind)):
+                raise ValueError(
+                    f"The messages hold {count} {kind}{'' if count == 1 else 's'}, but `{kind}s=` was not given while "
+                    f"`{'videos' if kind == 'image' else 'images'}=` was; pass both, or put all sources into the "
+                    "messages and pass neither."
+                )
         prompt = self.apply_chat_template(messages, add_generation_prompt=add_generation_prompt)
         query = _queries_of_conversations(messages, query)
         return self(text=prompt, images=images, videos=videos, query=query, selection=selection, **kwargs)
@@ -251,13 +258,28 @@ class NTLBGProcessor(ProcessorMixin):
 
         Returns:
             `BatchFeature` of tensors. Always **group_timestamps** `(T,)` in seconds and **frames_indices** `(N,)`,
-            picture numbers. With a scorer **scorer_pixel_values** `(T, 3, S, S)`, one picture per group, and with a
-            query what the scorer's text tower takes (**scorer_input_ids**, **scorer_attention_mask** `(1, Ls)`).
+            picture numbers. With a scorer **scorer_pixel_values** and whatever else its image tower takes, one picture
+            per group, each named `scorer_<name>`, and with a query what [`scorer_query`] gives.
             Without one the base's inputs for a prompt of this video and query on a small grid.
         """
         if self.scorer_processor is None:
             return base_first_look(self, video, query, video_metadata, sampling)
         return scorer_first_look(self, video, query, video_metadata, sampling)
+
+    def scorer_query(self, query: str) -> BatchFeature:
+        """
+        A further question for a scorer that has seen the video; see `model.encode_for_scorer`.
+
+        Returns:
+            `BatchFeature` of what the scorer's text tower takes (**scorer_input_ids**, **scorer_attention_mask**
+            `(1, Ls)`), and **scorer_tokens_cut** `(1,)`, how many tokens of the query it does not read.
+
+        Raises:
+            ValueError: there is no scorer.
+        """
+        if self.scorer_processor is None:
+            raise ValueError("This processor has no scorer; make it with `from_base(..., scorer_processor=...)`.")
+        return scorer_query(self, query)
 
     # -- query ---------------------------------------------------------------------------------------------------
 
@@ -316,7 +338,7 @@ class NTLBGProcessor(ProcessorMixin):
         return processor
 
 
-HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "token", "revision")
+HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "trust_remote_code")
 
 
 def _one_per_row(query, rows: int) -> list:
@@ -331,6 +353,13 @@ def _queries_of_conversations(conversation, query) -> list[str]:
     conversations = [conversation] if is_conversation(conversation) else conversation
     given = _one_per_row(query, len(conversations))
     return [query_of_messages(c) if q is None else q for c, q in zip(conversations, given, strict=True)]
+
+
+def _count_parts(conversation, kind: str) -> int:
+    conversations = [conversation] if is_conversation(conversation) else conversation
+    contents = [message.get("content") for messages in conversations for message in messages]
+    parts = [part for content in contents if isinstance(content, list | tuple) for part in content]
+    return sum(part.get("type") in (kind, f"{kind}_url") for part in parts)
 
 
 def _without_fetching_kwargs(kwargs: dict) -> tuple[dict, dict, object]:

@@ -68,7 +68,7 @@ def scorer_relevance(scorer, descriptors: torch.Tensor, inputs: dict) -> tuple[t
         return None, []
     cut = inputs.get(_TOKENS_CUT)
     notes = [tokens_cut_note(int(cut))] if cut is not None and int(cut) else []
-    return centred_cosines(descriptors, scorer.get_text_features(**text).pooler_output[0]), notes
+    return relevance_to(descriptors, scorer.get_text_features(**text).pooler_output[0]), notes
 
 
 def tokens_cut_note(count: int) -> str:
@@ -76,7 +76,7 @@ def tokens_cut_note(count: int) -> str:
     return f"The encoder reads a part of the query only: its last {count} tokens were cut off."
 
 
-def centred_cosines(descriptors: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
+def relevance_to(descriptors: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
     r"""
     Cosine of each picture to the query after the video's mean is taken away.
 
@@ -114,4 +114,4 @@ def scorer_k(config, groups: int, num_representatives: int | None, max_visual_to
     return min(num_representatives, groups)
 
 
-__all__ = ["centred_cosines", "scorer_descriptors", "scorer_k", "scorer_relevance", "tokens_cut_note"]
+__all__ = ["relevance_to", "scorer_descriptors", "scorer_k", "scorer_relevance", "tokens_cut_note"]

@@ -10,6 +10,7 @@ With times t, the cost of a point gains tau² (t - m_i)², m_i the mean time of 
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,9 @@ from .gaussian_ntlbg import LowRankGaussian
 
 _NET_POINTS = 8192
 _NET_ITERATIONS = 60
+# Up to this many points the whole (T, k) matrix is cheaper than a search in bands of this many.
+DENSE_POINTS = 1024
+_BAND = 256
 
 
 @dataclass
@@ -53,6 +57,25 @@ def temporal_net(weights: torch.Tensor, k: int) -> torch.Tensor:
     return (mass / total * k).long().clamp(0, k - 1)
 
 
+def bands(times: torch.Tensor, reach: torch.Tensor, centres: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Which codewords can matter to which points: only those near them in time.
+
+    `times`, `reach` (T,) of the points and `centres` (k,) of the codewords, in one unit -> for each run of points the
+    codewords (int64, in temporal order) with |t - centre| <= reach for at least one of its points; runs without any
+    are left out. Nothing is approximated when `reach` is a bound, and the work falls from T k to T times the widest
+    band: a cell spans few strides.
+    """
+    centres, order = centres.sort(stable=True)
+    starts = range(0, len(times), _BAND)
+    low = torch.stack([(times[s : s + _BAND] - reach[s : s + _BAND]).amin() for s in starts])
+    high = torch.stack([(times[s : s + _BAND] + reach[s : s + _BAND]).amax() for s in starts])
+    first = torch.searchsorted(centres, low).tolist()
+    last = torch.searchsorted(centres, high, right=True).tolist()
+    for start, begin, end in zip(starts, first, last, strict=True):
+        if begin < end:
+            yield slice(start, start + _BAND), order[begin:end]
+
+
 def _unit(vectors: torch.Tensor) -> torch.Tensor:
     """Rows (n, p) at length 1. A zero row (points that cancel out, or weigh nothing) may point anywhere: axis one."""
     lengths = vectors.norm(dim=1, keepdim=True)
@@ -71,6 +94,8 @@ class _Lbg:
         self.held = torch.zeros(0, dtype=torch.long, device=z.device) if held is None else held
         self.held_cells = torch.arange(len(self.held), device=z.device)
         self.held_directions = _unit(z[self.held])
+        # On an accelerator one large product is faster than many small ones.
+        self.banded = len(z) > DENSE_POINTS and time_weight > 0 and z.device.type == "cpu"
 
     def update(self, cells: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The best directions (k, p), radius and cell times (k,) for given cells."""
@@ -102,12 +127,67 @@ class _Lbg:
             score += self.time_weight * (2 * self.times[:, None] * centres - centres.square())
         return score
 
-    def assign(self, cells: torch.Tensor, score: torch.Tensor) -> torch.Tensor:
-        """Each point to its best codeword; a tie does not move it, and held points stay with their own."""
-        value, best = score.max(dim=1)
-        new = torch.where(value > score.gather(1, cells[:, None])[:, 0], best, cells)
+    def blocks(
+        self, cells: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor, torch.Tensor], bound: torch.Tensor
+    ) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Runs of points, the codewords (w,) that any of them may belong to, the scores (n, w) of both, and the
+        column (n, 1) of each point's own codeword.
+
+        A codeword can cost a point no less than (|z| - rho)² + tau² lag², so where `bound` (T,) is an upper bound of
+        the cost that matters (at least that of the point's own cell), all codewords further off in time are left out.
+        """
+        if not self.banded:
+            yield slice(0, len(cells)), torch.arange(self.k, device=cells.device), self.scores(state), cells[:, None]
+            return
+        directions, radius, centres = state
+        slack = (bound - (self.norms - radius).square()).clamp(min=0.0) / self.time_weight
+        # A thousandth more, for rounding.
+        reach = 1.001 * torch.maximum(slack.sqrt(), (self.times - centres[cells]).abs()) + 1e-3
+        column = torch.empty(self.k, dtype=torch.long)
+        for run, near in bands(self.times, reach, centres):
+            score = (2 * radius * self.z[run]) @ directions[near].T
+            lag = self.times[run, None] - centres[near]
+            score.addcmul_(lag, lag, value=-self.time_weight)
+            column[near] = torch.arange(len(near))
+            yield run, near, score, column[cells[run], None]
+
+    def assign(
+        self,
+        cells: torch.Tensor,
+        state: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+        costs: torch.Tensor,
+    ) -> torch.Tensor:
+        """Each point to its best codeword; a tie does not move it, and held points stay with their own.
+
+        `costs` (T,) are those of the points in their cells.
+        """
+        new = cells.clone()
+        for run, near, score, own in self.blocks(cells, state, costs):
+            value, best = score.max(dim=1)
+            new[run] = torch.where(value > score.gather(1, own)[:, 0], near[best], cells[run])
         new[self.held] = self.held_cells
         return new
+
+    def runner_up(
+        self,
+        cells: torch.Tensor,
+        state: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+        costs: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """For each point the best codeword but its own, int64 (T,), and how much more it costs (T,)."""
+        bound = costs
+        if self.banded:
+            # Any other codeword bounds the cost of the best of them: take a neighbour in time.
+            order = state[2].argsort(stable=True)
+            beside = torch.empty_like(order)
+            beside[order[:-1]], beside[order[-1]] = order[1:], order[-2]
+            bound = torch.maximum(costs, self.costs(beside[cells], state))
+        heir, loss = torch.empty_like(cells), torch.empty_like(costs)
+        for run, near, score, own in self.blocks(cells, state, bound):
+            mine = score.gather(1, own)[:, 0]
+            second, column = score.scatter(1, own, -torch.inf).max(dim=1)
+            heir[run], loss[run] = near[column], mine - second
+        return heir, loss
 
     def fill(self, cells: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> torch.Tensor:
         """Give every empty cell the point that gains most by leaving its own; none is robbed of its last point."""
@@ -132,7 +212,7 @@ class _Lbg:
         costs = self.costs(cells, state)
         history = [self.mean_cost(costs)]
         for _ in range(iterations):
-            new = self.fill(self.assign(cells, self.scores(state)), state)
+            new = self.fill(self.assign(cells, state, costs), state)
             if torch.equal(new, cells):
                 break
             cells, state = new, self.update(new)
@@ -140,17 +220,16 @@ class _Lbg:
             history.append(self.mean_cost(costs))
         return cells, state, costs, history
 
-    def relocated(self, cells: torch.Tensor, state: tuple, moves: int) -> torch.Tensor | None:
+    def relocated(self, cells: torch.Tensor, state: tuple, costs: torch.Tensor, moves: int) -> torch.Tensor | None:
         """Cells after the `moves` least useful codewords have gone to the cells that gain most by a cut in time.
 
         What a codeword is worth is what its points would lose with the next best one; what a cell gains by the best
         cut comes from running sums. None when no move promises a lower cost.
         """
-        score, fixed = self.scores(state), len(self.held)
-        own = score.gather(1, cells[:, None])[:, 0]
-        second, heir = score.scatter(1, cells[:, None], -torch.inf).max(dim=1)
-        worth = torch.zeros(self.k, device=cells.device, dtype=score.dtype)
-        worth.index_add_(0, cells, self.weights * (own - second))
+        fixed = len(self.held)
+        heir, loss = self.runner_up(cells, state, costs)
+        worth = torch.zeros(self.k, device=cells.device, dtype=loss.dtype)
+        worth.index_add_(0, cells, self.weights * loss)
         worth[:fixed] = torch.inf
 
         order = cells.argsort(stable=True)
@@ -172,7 +251,8 @@ class _Lbg:
 
         best = torch.full_like(worth, -torch.inf).scatter_reduce(0, sorted_cells, gain, "amax")
         donors = worth.argsort(stable=True)[:moves].tolist()
-        receivers = [cell for cell in best.argsort(descending=True, stable=True).tolist() if cell not in donors]
+        taken = set(donors)
+        receivers = [cell for cell in best.argsort(descending=True, stable=True).tolist() if cell not in taken]
         new, done = cells, False
         for donor, receiver in zip(donors, receivers[:moves], strict=False):
             if not best[receiver] > worth[donor]:
@@ -237,7 +317,7 @@ def shell_lbg(
         cells, state, costs, history = lbg.descend(lbg.fill(cells, origin), iterations)
         moves = max(1, k // 8)
         for _ in range(relocations if k > 1 else 0):
-            moved = lbg.relocated(cells, state, moves)
+            moved = lbg.relocated(cells, state, costs, moves)
             if moved is None:
                 break
             attempt = lbg.descend(lbg.fill(moved, state), 2)

@@ -7,12 +7,13 @@ misses events of a few groups, and a median shell finds neither. So the k places
 what a stratum does not need falls to coverage. Hard indices carry no gradient; everything here runs without one.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
 
-from .gaussian_ntlbg import LowRankGaussian, check_descriptors, fit_gaussian
-from .shell_lbg_ntlbg import shell_lbg, snap_to_points
+from .gaussian_ntlbg import CHUNK, LowRankGaussian, check_descriptors, fit_gaussian
+from .shell_lbg_ntlbg import DENSE_POINTS, bands, shell_lbg, snap_to_points
 
 
 STRATA = ("relevance", "novelty", "coverage")
@@ -30,6 +31,8 @@ _CERTAIN_SCORE = 4.5
 _WITNESS_SCORE, _WITNESS_NOVELTY = 1.5, 3.0
 _NOVEL_SCORE = 2.0
 _RELOCATIONS = 8
+# Groups on which the error of a long video is judged, and by how many standard errors it must be decided.
+_JUDGES, _CERTAINTY = 1024, 5.0
 # A question about the whole video is mostly about time (how long, how many, which most), and equal steps are fair to
 # time. Shell LBG replaces them where its error is below this share of theirs.
 _DECISIVE = 0.82
@@ -69,10 +72,44 @@ def uniform_indices(count: int, k: int, device: torch.device | str = "cpu") -> t
 
 def quantisation_error(x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
     """mean_t min_i |x_t - x_i|², the information loss before division by the variance; `x` (T, d) float32, scalar."""
-    centred = x - x.mean(dim=0)
-    chosen = centred[indices]
-    nearest = chosen.square().sum(1)[:, None] - 2 * chosen @ centred.T
-    return (centred.square().sum(1) + nearest.amin(dim=0)).clamp(min=0.0).mean()
+    return _squared_residuals(x, x, indices, x.mean(dim=0)).mean()
+
+
+def _squared_residuals(
+    rows: torch.Tensor, x: torch.Tensor, indices: torch.Tensor, centre: torch.Tensor
+) -> torch.Tensor:
+    """min_i |row - x_i|² for each of `rows` (n, d), (n,); taken from `centre` (d,), to keep digits."""
+    chosen = x[indices] - centre
+    residuals = []
+    for part in rows.split(CHUNK):
+        centred = part - centre
+        nearest = chosen.square().sum(1)[:, None] - 2 * chosen @ centred.T
+        residuals.append((centred.square().sum(1) + nearest.amin(dim=0)).clamp(min=0.0))
+    return torch.cat(residuals)
+
+
+def _least_error(x: torch.Tensor, choices: list[torch.Tensor], shares: list[float], safe: int, settle: bool) -> int:
+    """Which of `choices` (each (k,)) has the least quantisation error, each taken times its share; ties to the first.
+
+    All T k distances of a long video cost more than the whole selection. So it is judged by one random group of each
+    of n equal stretches, and the best is believed where `choices[safe]` lies five standard errors of their paired
+    difference behind. Where it does not, the two are compared on all groups (`settle`), or `safe` it is.
+    """
+    asked = range(len(choices))
+    if len(x) > 4 * _JUDGES:
+        jitter = torch.rand(_JUDGES, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        judges = ((torch.arange(_JUDGES) + jitter) * (len(x) / _JUDGES)).long().clamp(max=len(x) - 1)
+        rows, centre = x[judges.to(x.device)], x.mean(dim=0)
+        errors = torch.stack([_squared_residuals(rows, x, choice, centre) for choice in choices])
+        errors *= torch.tensor(shares, device=x.device)[:, None]
+        best = int(errors.mean(dim=1).argmin())
+        behind = errors[safe] - errors[best]
+        if behind.mean() > _CERTAINTY * behind.std() / math.sqrt(_JUDGES):
+            return best
+        if not settle or best == safe:
+            return safe
+        asked = (safe, best)
+    return min(asked, key=lambda at: shares[at] * float(quantisation_error(x, choices[at])))
 
 
 def smooth(curve: torch.Tensor, width: int) -> torch.Tensor:
@@ -200,11 +237,30 @@ def _spread_out(count: int, k: int, taken: torch.Tensor) -> torch.Tensor:
     return free.nonzero().flatten()[uniform_indices(count - len(taken), k - len(taken), taken.device)]
 
 
+def _nearest_in_time(times: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    """Which of `indices` (k,) is nearest in time to each group, (T,) int64; ties go to the first in their order."""
+    when, order = times[indices].sort(stable=True)
+    right = torch.searchsorted(when, times).clamp(max=len(order) - 1)
+    left = (right - 1).clamp(min=0)
+    to_left, to_right = (times - when[left]).abs(), (times - when[right]).abs()
+    left, right = order[left], order[right]
+    return torch.where((to_left < to_right) | ((to_left == to_right) & (left < right)), left, right)
+
+
 def _nearest(z: torch.Tensor, times: torch.Tensor, tau2: float, indices: torch.Tensor) -> torch.Tensor:
     """Which of the representatives stands for each group: the nearest in content and time; (T,) int64."""
     chosen, when = z[indices], times[indices]
-    cost = chosen.square().sum(1) - 2 * z @ chosen.T + tau2 * (times[:, None] - when).square()
-    cells = cost.argmin(dim=1)
+    energy = chosen.square().sum(1)
+    if len(z) <= DENSE_POINTS or z.device.type != "cpu":
+        cells = (energy - 2 * z @ chosen.T + tau2 * (times[:, None] - when).square()).argmin(dim=1)
+    else:
+        # The nearest in time bounds the cost, and so how far off in time the best can be.
+        cells = _nearest_in_time(times, indices)
+        bound = (z - chosen[cells]).square().sum(1) + tau2 * (times - when[cells]).square()
+        for run, near in bands(times, 1.001 * (bound / tau2).sqrt() + 1e-3, when):
+            lag = times[run, None] - when[near]
+            cost = torch.addmm(energy[near], z[run], chosen[near].T, alpha=-2).addcmul_(lag, lag, value=tau2)
+            cells[run] = near[cost.argmin(dim=1)]
     cells[indices] = torch.arange(len(indices), device=z.device)
     return cells
 
@@ -265,8 +321,11 @@ def select_representatives(
         x = descriptors.float()
         # Novelty and coverage are about the whole video: its own moments, not those of what is relevant.
         own = fit_gaussian(x, rank=rank)
-        whitened = own.whiten(x)
-        distance = whitened.square().sum(1)
+        # Coverage looks at the directions the Gaussian knows (the rest is noise by its model), each in proportion to
+        # its own deviation: fully whitened, the weak directions drown the scenes (measured: 6 % more error).
+        directions, gain = own.principal_directions()
+        distance, known = _distances_and_coordinates(own, x, directions)
+        z = known * (1 + gain).sqrt()
         novelty = robust_scores(lasting(distance))
 
         taken, novel = [], []
@@ -280,10 +339,6 @@ def select_representatives(
             places = int(novelty_share * k * (2 if relevance is None else 1))
             novel = pick_peaks(novelty, _NOVEL_SCORE, min(places, k - len(taken)), count / (4 * k), taken)
 
-        # Coverage looks at the directions the Gaussian knows (the rest is noise by its model), each in proportion to
-        # its own deviation: fully whitened, the weak directions drown the scenes (measured: 6 % more error).
-        directions, gain = own.principal_directions()
-        z = (whitened @ directions) * (1 + gain).sqrt()
         times = torch.arange(count, device=x.device, dtype=torch.float32) * (k / count)
         decisive = _DECISIVE if relevance is not None and not taken else 1.0
         indices, cells_of_shell, tau2 = _coverage(x, z, times, k, taken, novel, time_weight, lbg_iterations, decisive)
@@ -292,11 +347,9 @@ def select_representatives(
         strata[torch.tensor(novel, dtype=torch.long, device=x.device)] = _NOVELTY
         strata[torch.tensor(taken, dtype=torch.long, device=x.device)] = _RELEVANCE
         cells = _nearest(z, times, tau2, indices)
-        if gaussian is None:
-            mahalanobis, known = distance, whitened @ directions
-        else:
-            whitened = gaussian.whiten(x)
-            mahalanobis, known = whitened.square().sum(1), whitened @ gaussian.principal_directions()[0]
+        mahalanobis = distance
+        if gaussian is not None:
+            mahalanobis, known = _distances_and_coordinates(gaussian, x, gaussian.principal_directions()[0])
         chosen = mahalanobis[indices]
         return Representatives(
             indices=indices,
@@ -308,6 +361,18 @@ def select_representatives(
             shell=_shell(known, cells_of_shell, k),
             spread=float(chosen.var(unbiased=False) / chosen.mean().square().clamp(min=1e-30)),
         )
+
+
+def _distances_and_coordinates(
+    gaussian: LowRankGaussian, x: torch.Tensor, directions: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Squared Mahalanobis distances (T,) and whitened coordinates along `directions` (d, r), (T, r)."""
+    parts = []
+    for rows in x.split(CHUNK):
+        whitened = gaussian.whiten(rows)
+        parts.append((whitened.square().sum(1), whitened @ directions))
+    distances, coordinates = zip(*parts, strict=True)
+    return torch.cat(distances), torch.cat(coordinates)
 
 
 def _shell(whitened: torch.Tensor, cells: torch.Tensor, k: int) -> float:
@@ -338,7 +403,7 @@ def _coverage(
     # A start in equal steps, away from what is held; its c* is the unit in which time is weighed. The floor lets time
     # decide between equal pictures.
     spread = torch.cat([held, _spread_out(count, k, held)]) if len(held) < k else held
-    start = (times[:, None] - times[spread]).abs().argmin(dim=1)
+    start = _nearest_in_time(times, spread)
     start[spread] = torch.arange(k, device=x.device)
     first = shell_lbg(z, k, start=start, iterations=0, held=held)
     tau2 = max(time_weight * float(first.radius.square()), 1e-6 * float(z.square().sum(1).mean()), 1e-12)
@@ -354,10 +419,10 @@ def _coverage(
     )
     found = snap_to_points(codebook.cells, codebook.costs, k)
     found[: len(held)] = held
-    rivals = [spread]
-    if novel and not taken:
-        rivals.append(uniform_indices(count, k, x.device))
-    errors = [float(quantisation_error(x, rival)) for rival in rivals]
-    if float(quantisation_error(x, found)) >= decisive * min(errors):
-        found = rivals[errors.index(min(errors))]
+    # Evidence is worth its error, novelty is not: without a question nothing may be worse than uniform sampling.
+    bound_to_uniform = bool(novel) and not taken
+    choices = [spread, uniform_indices(count, k, x.device)] if bound_to_uniform else [spread]
+    shares = [decisive] * len(choices) + [1.0]
+    choices.append(found)
+    found = choices[_least_error(x, choices, shares, len(choices) - 2, bound_to_uniform)]
     return found.sort().values, codebook.cells, tau2

@@ -29,6 +29,8 @@ from .video_source_ntlbg import (
     VideoLimits,
     frames_in_memory,
     is_encoded_source,
+    is_video_source,
+    not_a_video,
     uniform_pictures,
 )
 
@@ -409,6 +411,8 @@ def decode_candidates(
     Raises:
         VideoError: the source cannot be used, in one sentence.
     """
+    if not is_video_source(source):
+        raise not_a_video(source)
     if not is_encoded_source(source):
         video = frames_in_memory(source, fps=source_fps)
         return thin_candidates(video, candidate_fps if source_fps else None, max_candidates)

@@ -92,6 +92,8 @@ def _checked_input(source, limits: VideoLimits):
             file.seek(0)
             head = file.read(12)
             file.seek(0)
+            if not isinstance(head, bytes):
+                raise ValueError("it was opened as text")
         except (OSError, ValueError) as error:
             raise VideoError(
                 f"A video file object must be open and seekable, but got {error}; read it into bytes and pass these."
@@ -107,6 +109,9 @@ def _checked_input(source, limits: VideoLimits):
     return opened, head
 
 
+_PYAV = int(av.__version__.split(".")[0])
+
+
 def open_container(source, limits: VideoLimits) -> av.container.InputContainer:
     """
     Opens `source` (path, bytes or seekable binary file object) for reading, guarded as described above.
@@ -116,9 +121,10 @@ def open_container(source, limits: VideoLimits) -> av.container.InputContainer:
     """
     opened, head = _checked_input(source, limits)
     format = next((name for at, magic, name in _MAGIC if head[at : at + len(magic)] == magic), None)
-    # `options` reach the decoders of the probe. PyAV before 16 corrupts memory when such options are given and streams
-    # appear after the header, as in transport and program streams, FLV and Ogg, so these are probed without them.
-    options = {"max_pixels": _pixel_option(limits)} if format else {}
+    # `options` reach the decoders of the probe, which would otherwise decode a picture of any size. PyAV 15 corrupts
+    # memory when they are given and streams appear after the header, as in transport and program streams, FLV and Ogg;
+    # there these are probed without them.
+    options = {"max_pixels": _pixel_option(limits)} if format or _PYAV >= 16 else {}
     try:
         return av.open(
             opened,

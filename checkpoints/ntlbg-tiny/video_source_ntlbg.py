@@ -4,10 +4,10 @@ Shapes: N candidate frames, H x W pixels, 3 channels RGB.
 """
 
 import os
+import sys
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from PIL import Image
 
 
@@ -88,16 +88,26 @@ def is_decoded(value) -> bool:
     return type(value).__name__ == "CandidateFrames"
 
 
+def _is_tensor(value) -> bool:
+    # Importing torch takes a second, which a file that is refused should not cost; without it there are no tensors.
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def _is_array(value) -> bool:
+    return isinstance(value, np.ndarray) or _is_tensor(value)
+
+
 def is_frame(value) -> bool:
     """Whether `value` is one picture: a PIL image or an array of three axes."""
-    return isinstance(value, Image.Image) or (isinstance(value, np.ndarray | torch.Tensor) and value.ndim == 3)
+    return isinstance(value, Image.Image) or (_is_array(value) and value.ndim == 3)
 
 
 def is_video_source(value) -> bool:
     """Whether `value` is ONE video: a file, an array (N, H, W, 3) or (N, 3, H, W), or a list of frames."""
     if is_encoded_source(value) or is_decoded(value):
         return True
-    if isinstance(value, np.ndarray | torch.Tensor):
+    if _is_array(value):
         return value.ndim == 4
     return isinstance(value, list | tuple) and len(value) > 0 and all(is_frame(frame) for frame in value)
 
@@ -110,14 +120,20 @@ def flatten_videos(videos) -> list:
     """
     if is_video_source(videos):
         return [videos]
-    if isinstance(videos, np.ndarray | torch.Tensor) and videos.ndim == 5:
+    if _is_array(videos) and videos.ndim == 5:
         return list(videos)
     if isinstance(videos, list | tuple):
         return [source for element in videos for source in flatten_videos(element)]
-    shape = f" of shape {tuple(videos.shape)}" if isinstance(videos, np.ndarray | torch.Tensor) else ""
-    raise VideoError(
+    raise not_a_video(videos)
+
+
+def not_a_video(value) -> VideoError:
+    """The error for `value`, which is no video of any kind."""
+    shape = f" of shape {tuple(value.shape)}" if _is_array(value) else ""
+    empty = " without elements" if isinstance(value, list | tuple) and len(value) == 0 else ""
+    return VideoError(
         f"A video must be a path, bytes, a binary file object, an array (N, H, W, 3) or a list of frames, but got "
-        f"{type(videos).__name__}{shape}; convert it to one of these."
+        f"{type(value).__name__}{shape}{empty}; convert it to one of these."
     )
 
 
@@ -155,7 +171,7 @@ def _frames_array(source) -> np.ndarray:
 
 
 def _to_numpy(value) -> np.ndarray:
-    if isinstance(value, torch.Tensor):
+    if _is_tensor(value):
         # numpy has no bfloat16
         value = (value.float() if value.is_floating_point() else value).detach().cpu().numpy()
     return value
