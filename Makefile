@@ -42,11 +42,14 @@ tiny-package: $(STAMP)  ## give checkpoints/ntlbg-tiny today's code and card, af
 tiny-smoke: $(STAMP)    ## the same recipe at a tiny scale, in two minutes
 	$(BIN)/python -m ntlbg.training.tiny_recipe --smoke
 
-bench: bench-tiny       ## rebuild docs/benchmarks
+bench: bench-tiny bench-selectors ## rebuild docs/benchmarks
 
 bench-tiny: $(STAMP)    ## selectors side by side on 400 unseen videos, and the demo's setting over 50 (about an hour)
 	$(BIN)/python -m ntlbg.evaluation.world_benchmark --videos 400 --out docs/benchmarks/tiny --readme README.md
 	$(BIN)/python -m ntlbg.demo --seed 1000 --many 50
+
+bench-selectors: $(STAMP) ## every frame selector on eight worlds of descriptors (about ten minutes)
+	$(BIN)/python -m ntlbg.evaluation.selector_bench --videos 20 --out docs/benchmarks/selectors
 
 clean:                  ## remove the environment and everything made
 	rm -rf $(VENV) build out *.egg-info

@@ -1,0 +1,98 @@
+"""The selector bench: its worlds hold what they promise, its measures are right, and its page admits losses."""
+
+import json
+
+import numpy as np
+import pytest
+
+from ntlbg.evaluation import selector_bench
+from ntlbg.evaluation.descriptor_worlds import CUES, WORLDS
+from ntlbg.evaluation.selector_bench import BASELINES, against_best, log_det, relative_mse, temporal_entropy
+from ntlbg.evaluation.selector_report import draw, to_markdown
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_world_is_the_same_every_time_and_its_cue_points_at_the_evidence(world):
+    video, again = WORLDS[world](3), WORLDS[world](3)
+    assert np.array_equal(video.frames, again.frames)
+    assert not np.array_equal(video.frames, WORLDS[world](4).frames)
+    np.testing.assert_allclose(np.linalg.norm(video.frames, axis=1), 1, atol=1e-5)
+    assert all(0 <= start < end <= len(video.frames) for start, end in video.pieces)
+    assert all(end <= start for (_, end), (start, _) in zip(video.pieces, video.pieces[1:], strict=False))
+    assert list(video.queries) == list(CUES)
+    if world == "whole_video":
+        assert len(video.evidence) == len(video.frames)
+        return
+    rises = []
+    for cue in CUES:
+        rise = []
+        for seed in range(6):
+            made = WORLDS[world](seed)
+            scores = made.frames @ made.queries[cue]
+            rise.append((scores[made.evidence].max() - np.median(scores)) / scores.std())
+        rises.append(np.mean(rise))
+    assert rises[0] < rises[1] < rises[2]
+    assert rises[2] > 2
+
+
+def test_a_glitch_is_far_from_its_neighbours_and_the_needle_of_the_subspace_is_not_novel():
+    glitchy = WORLDS["glitches"](0)
+    steps = 1 - (glitchy.frames[1:] * glitchy.frames[:-1]).sum(axis=1)
+    lone = (np.minimum(steps[1:], steps[:-1]) > 0.3).sum()
+    assert lone >= 10
+
+    def outside(world):
+        shares = []
+        for seed in range(10):
+            video = WORLDS[world](seed)
+            x = video.frames - video.frames.mean(axis=0)
+            rest = np.delete(x, video.evidence, axis=0)
+            directions = np.linalg.svd(rest, full_matrices=False)[2][:12]
+            event = x[video.evidence].mean(axis=0)
+            shares.append(1 - np.square(directions @ event).sum() / np.square(event).sum())
+        return np.mean(shares)
+
+    assert outside("subspace_needle") < outside("needle")
+
+
+def test_the_measures_have_their_hand_worked_values():
+    frames = np.array([[1, 0], [1, 0], [0, 1], [0, 1]], dtype=np.float32)
+    assert relative_mse(frames, np.array([0, 2])) == pytest.approx(0, abs=1e-6)
+    assert relative_mse(frames, np.array([0])) == pytest.approx(2.0)  # half at |x - y|² = 2, over a variance of 1/2
+    # Less their mean the two lie at ±(1/2, -1/2): K = [[.5, -.5], [-.5, .5]], det(I + K) = 2.
+    assert log_det(frames, np.array([0, 2]), noise=1.0) == pytest.approx(np.log(2) / 2)
+    assert temporal_entropy(8, np.array([0, 2, 4, 6])) == pytest.approx(1)
+    assert temporal_entropy(8, np.array([0, 1])) == pytest.approx(0)
+    assert temporal_entropy(8, np.array([5])) == 1
+
+
+def test_the_best_baseline_is_never_the_oracle_and_a_loss_is_a_negative_gap():
+    names = ["uniform", "top_k", "oracle", "strata"]
+    recall = np.array([[0, 0, 1, 0], [1, 1, 1, 0], [1, 1, 1, 1], [1, 0, 0, 0]], dtype=float)
+    row = against_best(recall, names)
+    assert row["best"] == "top_k"
+    assert (row["ours"], row["best_recall"], row["mean"]) == (25.0, 75.0, -50.0)
+    assert row["low"] <= row["mean"] <= row["high"]
+
+
+def test_a_small_bench_fills_the_json_the_page_and_the_picture(tmp_path, monkeypatch):
+    names = ("uniform", "top_k", "temporal_nms", "mmr", "aks", "facility_location", "farthest_point", "greedy_dpp")
+    few = {name: BASELINES[name] for name in (*names, "oracle", "strata")}
+    monkeypatch.setattr(selector_bench, "BASELINES", few)
+    monkeypatch.setattr(selector_bench, "WORLDS", {name: WORLDS[name] for name in ("needle", "whole_video")})
+    result = selector_bench.bench(2)
+    mean = np.array(result["mean"])
+    assert mean.shape == (10, 2, 3, 4, 6)
+    assert np.isfinite(mean).all()
+    assert (mean[list(few).index("oracle"), 0, ..., 0] == 1).all()
+    assert (mean[..., 0] <= 1).all()
+    result["compared"]["by_world"]["needle"]["8"].update(mean=-40.0, low=-50.0, high=-30.0)
+    speeds = {"with a query": 0.1, "without a query": 0.2, "k-means": 1.0}
+    result["speed"] = {"frames": 1, "channels": 1, "k": {"256": speeds}, "growth": {"1024": 0.1}}
+    result |= {"commit": "abc", "machine": "m", "command": "c"}
+    page = to_markdown(json.loads(json.dumps(result)), "name")
+    assert "name.png" in page
+    assert "needle at k = 8 (to " in page
+    assert "k-means | 1.000 (10.0)" in page
+    draw(result, tmp_path / "name.png")
+    assert (tmp_path / "name.png").read_bytes().startswith(b"\x89PNG")
