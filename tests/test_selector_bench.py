@@ -43,11 +43,11 @@ def test_a_glitch_is_far_from_its_neighbours_and_the_needle_of_the_subspace_is_n
 
     def outside(world):
         shares = []
-        for seed in range(10):
+        for seed in range(6):
             video = WORLDS[world](seed)
             x = video.frames - video.frames.mean(axis=0)
             rest = np.delete(x, video.evidence, axis=0)
-            directions = np.linalg.svd(rest, full_matrices=False)[2][:12]
+            directions = np.linalg.eigh(rest.T @ rest)[1][:, -12:].T
             event = x[video.evidence].mean(axis=0)
             shares.append(1 - np.square(directions @ event).sum() / np.square(event).sum())
         return np.mean(shares)
@@ -76,13 +76,14 @@ def test_the_best_baseline_is_never_the_oracle_and_a_loss_is_a_negative_gap():
 
 
 def test_a_small_bench_fills_the_json_the_page_and_the_picture(tmp_path, monkeypatch):
-    names = ("uniform", "top_k", "temporal_nms", "mmr", "aks", "facility_location", "farthest_point", "greedy_dpp")
-    few = {name: BASELINES[name] for name in (*names, "oracle", "strata")}
+    names = ("uniform", "top_k", "facility_location", "oracle", "strata")
+    few = {name: BASELINES[name] for name in names}
+    monkeypatch.setattr(selector_bench, "KS", (8, 32))
     monkeypatch.setattr(selector_bench, "BASELINES", few)
     monkeypatch.setattr(selector_bench, "WORLDS", {name: WORLDS[name] for name in ("needle", "whole_video")})
     result = selector_bench.bench(2)
     mean = np.array(result["mean"])
-    assert mean.shape == (10, 2, 3, 4, 6)
+    assert mean.shape == (5, 2, 3, 2, 6)
     assert np.isfinite(mean).all()
     assert (mean[list(few).index("oracle"), 0, ..., 0] == 1).all()
     assert (mean[..., 0] <= 1).all()

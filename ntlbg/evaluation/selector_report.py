@@ -157,7 +157,7 @@ def draw(result: dict, path: Path) -> None:
     names, ks = result["selectors"], result["k"]
     mean = np.array(result["mean"]).mean(axis=(1, 2))  # selectors, k, measures
     figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5), layout="constrained")
-    for name in (*_PLOTTED, "strata"):
+    for name in (name for name in (*_PLOTTED, "strata") if name in names):
         ours = name == "strata"
         left.plot(
             ks,
