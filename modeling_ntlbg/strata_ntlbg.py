@@ -88,12 +88,14 @@ def _squared_residuals(
     return torch.cat(residuals)
 
 
-def _least_error(x: torch.Tensor, choices: list[torch.Tensor], shares: list[float], safe: int, settle: bool) -> int:
+def _least_error(
+    x: torch.Tensor, choices: list[torch.Tensor], shares: list[float], safe: int, certainty: float, settle: bool
+) -> int:
     """Which of `choices` (each (k,)) has the least quantisation error, each taken times its share; ties to the first.
 
     All T k distances of a long video cost more than the whole selection. So it is judged by one random group of each
-    of n equal stretches, and the best is believed where `choices[safe]` lies five standard errors of their paired
-    difference behind. Where it does not, the two are compared on all groups (`settle`), or `safe` it is.
+    of n equal stretches, and the best is believed where `choices[safe]` lies `certainty` standard errors of their
+    paired difference behind. Where it does not, the two are compared on all groups (`settle`), or `safe` it is.
     """
     asked = range(len(choices))
     if len(x) > 4 * _JUDGES:
@@ -104,7 +106,7 @@ def _least_error(x: torch.Tensor, choices: list[torch.Tensor], shares: list[floa
         errors *= torch.tensor(shares, device=x.device)[:, None]
         best = int(errors.mean(dim=1).argmin())
         behind = errors[safe] - errors[best]
-        if behind.mean() > _CERTAINTY * behind.std() / math.sqrt(_JUDGES):
+        if behind.mean() > certainty * behind.std() / math.sqrt(_JUDGES):
             return best
         if not settle or best == safe:
             return safe
@@ -341,7 +343,9 @@ def select_representatives(
 
         times = torch.arange(count, device=x.device, dtype=torch.float32) * (k / count)
         decisive = _DECISIVE if relevance is not None and not taken else 1.0
-        indices, cells_of_shell, tau2 = _coverage(x, z, times, k, taken, novel, time_weight, lbg_iterations, decisive)
+        indices, cells_of_shell, tau2 = _coverage(
+            x, z, times, k, taken, novel, time_weight, lbg_iterations, decisive, relevance is not None
+        )
 
         strata = torch.full((count,), _COVERAGE, device=x.device)
         strata[torch.tensor(novel, dtype=torch.long, device=x.device)] = _NOVELTY
@@ -391,12 +395,14 @@ def _coverage(
     time_weight: float,
     iterations: int,
     decisive: float,
+    asked: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, float]:
     """All k indices in order, the codebook's cells (T,) and tau².
 
     Time-aware shell LBG covers what the other strata left. It is taken where its quantisation error of the descriptors
     is below `decisive` (at most 1) times that of equal steps and, without evidence to hold, of plain uniform sampling:
-    it never loses to either.
+    it never loses to either. In a long video that is certain without a question, and most likely with one (`asked`):
+    see `_least_error`.
     """
     count = len(x)
     held = torch.tensor(taken + novel, dtype=torch.long, device=x.device)
@@ -419,10 +425,12 @@ def _coverage(
     )
     found = snap_to_points(codebook.cells, codebook.costs, k)
     found[: len(held)] = held
-    # Evidence is worth its error, novelty is not: without a question nothing may be worse than uniform sampling.
+    # Evidence is worth its error, novelty is not.
     bound_to_uniform = bool(novel) and not taken
     choices = [spread, uniform_indices(count, k, x.device)] if bound_to_uniform else [spread]
     shares = [decisive] * len(choices) + [1.0]
     choices.append(found)
-    found = choices[_least_error(x, choices, shares, len(choices) - 2, bound_to_uniform)]
+    # Without a question nothing may be worse than uniform sampling: that must be certain.
+    certainty = 0.0 if asked else _CERTAINTY
+    found = choices[_least_error(x, choices, shares, len(choices) - 2, certainty, bound_to_uniform)]
     return found.sort().values, codebook.cells, tau2
