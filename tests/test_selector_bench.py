@@ -1,12 +1,14 @@
 """The selector bench: its worlds hold what they promise, its measures are right, and its page admits losses."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ntlbg.evaluation import selector_bench
 from ntlbg.evaluation.descriptor_worlds import CUES, WORLDS
+from ntlbg.evaluation.footage_bench import clip_descriptors, film
 from ntlbg.evaluation.selector_bench import BASELINES, against_best, log_det, relative_mse, temporal_entropy
 from ntlbg.evaluation.selector_report import draw, to_markdown
 
@@ -97,3 +99,23 @@ def test_a_small_bench_fills_the_json_the_page_and_the_picture(tmp_path, monkeyp
     assert "k-means | 1.000 (10.0)" in page
     draw(result, tmp_path / "name.png")
     assert (tmp_path / "name.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_film_is_cut_together_from_stretches_of_clips():
+    clips = [np.full((50, 4), value, dtype=np.float32) + np.eye(4)[value] for value in (1, 2, 3)]
+    made = film(clips, 100, seed=0)
+    assert made.frames.shape == (100, 4)
+    assert np.array_equal(made.frames, film(clips, 100, seed=0).frames)
+    assert all(
+        np.allclose(made.frames[t], clips[made.scenes[t]][0] / np.linalg.norm(clips[made.scenes[t]][0]))
+        for t in range(100)
+    )
+
+
+def test_real_clips_are_described_at_eight_frames_a_second():
+    folder = Path(__file__).resolve().parents[1].parent / "shared" / "videos"
+    if not folder.is_dir():
+        pytest.skip("needs the shared footage")
+    described = clip_descriptors(folder / "intel_asl_book.mkv")
+    assert 27 <= len(described) <= 31  # 3.6 seconds
+    assert described.shape[1] == 368

@@ -8,7 +8,8 @@ import numpy as np
 _PLOTTED = ("uniform", "top_k", "temporal_nms", "mmr", "aks", "facility_location", "farthest_point", "greedy_dpp")
 
 
-def _table(heads: list[str], rows: list[list[str]]) -> str:
+def table(heads: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table: the first column to the left, the others to the right."""
     lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * (len(heads) - 1)]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
@@ -50,21 +51,21 @@ def to_markdown(result: dict, picture: str) -> str:
     mean = np.array(result["mean"])  # selectors, worlds, cues, k, measures
     recall = 100 * mean[..., 0]
     order = sorted(range(len(names)), key=lambda at: -recall[at].mean())
-    by_k = _table(
+    by_k = table(
         ["recall, %", *(f"k = {k}" for k in ks)],
         [[names[at], *(f"{recall[at, :, :, i].mean():.1f}" for i in range(len(ks)))] for at in order],
     )
     middle = list(ks).index(32)
-    by_world = _table(
+    by_world = table(
         ["recall at k = 32, %", *result["worlds"]],
         [[names[at], *(f"{value:.0f}" for value in recall[at, :, :, middle].mean(axis=1))] for at in order],
     )
-    worlds = _table(
+    worlds = table(
         ["ours · best baseline · gap", *(f"k = {k}" for k in ks)],
         [[world, *(_gap(row) for row in by.values())] for world, by in result["compared"]["by_world"].items()]
         + [[f"{cue} cue", *(_gap(row) for row in by.values())] for cue, by in result["compared"]["by_cue"].items()],
     )
-    others = _table(
+    others = table(
         ["at k = 32", "relative MSE", "log-det", "temporal entropy", "scenes seen", "CPU ms"],
         [
             [names[at], *(f"{value:.2f}" for value in mean[at, :, :, middle, 1:].mean(axis=(0, 1)))]
@@ -74,7 +75,7 @@ def to_markdown(result: dict, picture: str) -> str:
     blind_names, blind = result["without_query"]["selectors"], np.array(result["without_query"]["mean"])
     column = measures.index("relative_mse")
     blind_order = sorted(range(len(blind_names)), key=lambda at: blind[at, ..., column].mean())
-    without = _table(
+    without = table(
         ["relative MSE, no query", *(f"k = {k}" for k in ks), "events found at k = 32, %"],
         [
             [
@@ -88,7 +89,7 @@ def to_markdown(result: dict, picture: str) -> str:
     speed = result["speed"]
     rules = list(next(iter(speed["k"].values())))
     ours = {k: row[rules[0]] for k, row in speed["k"].items()}
-    fast = _table(
+    fast = table(
         ["CPU seconds (times the first row)", *(f"k = {k}" for k in speed["k"])],
         [[rule, *(f"{row[rule]:.3f} ({row[rule] / ours[k]:.1f})" for k, row in speed["k"].items())] for rule in rules],
     )
