@@ -46,7 +46,7 @@ bench: bench-tiny bench-selectors ## rebuild docs/benchmarks
 
 bench-tiny: $(STAMP)    ## selectors side by side on 400 unseen videos, and the demo's setting over 50 (about an hour)
 	$(BIN)/python -m ntlbg.evaluation.world_benchmark --videos 400 --out docs/benchmarks/tiny --readme README.md
-	$(BIN)/python -m ntlbg.demo --seed 1000 --many 50
+	$(BIN)/python -m ntlbg.demo --seed 1000 --many 50 --json docs/benchmarks/demo.json
 
 bench-selectors: $(STAMP) ## every frame selector on eight worlds of descriptors (about ten minutes)
 	$(BIN)/python -m ntlbg.evaluation.selector_bench --videos 20 --out docs/benchmarks/selectors

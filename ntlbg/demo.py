@@ -91,6 +91,7 @@ def main() -> None:
     parser.add_argument(
         "--many", type=int, metavar="N", help="N videos from --seed on; print how many answers are right"
     )
+    parser.add_argument("--json", type=Path, help="with --many: also write the counts there")
     parser.add_argument("--model", default=str(TINY), help="checkpoint (default: the embedded ntlbg-tiny)")
     parser.add_argument("--out", type=Path, default=Path("out/demo"))
     args = parser.parse_args()
@@ -101,8 +102,10 @@ def main() -> None:
         run_demo(answerer, args.seed, args.out)
         return
     result = count_right(answerer, range(args.seed, args.seed + args.many), args.out)
-    (args.out / "many.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
-    print(json.dumps(result, indent=1))
+    text = json.dumps(result, indent=1) + "\n"
+    print(text, end="")
+    if args.json is not None:
+        args.json.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
