@@ -80,7 +80,7 @@ def test_the_best_baseline_is_never_the_oracle_and_a_loss_is_a_negative_gap():
 def test_a_small_bench_fills_the_json_the_page_and_the_picture(tmp_path, monkeypatch):
     names = ("uniform", "top_k", "facility_location", "oracle", "strata")
     few = {name: BASELINES[name] for name in names}
-    monkeypatch.setattr(selector_bench, "KS", (8, 32))
+    monkeypatch.setattr(selector_bench, "KS", (16, 32))
     monkeypatch.setattr(selector_bench, "BASELINES", few)
     monkeypatch.setattr(selector_bench, "WORLDS", {name: WORLDS[name] for name in ("needle", "whole_video")})
     result = selector_bench.bench(2)
@@ -89,13 +89,13 @@ def test_a_small_bench_fills_the_json_the_page_and_the_picture(tmp_path, monkeyp
     assert np.isfinite(mean).all()
     assert (mean[list(few).index("oracle"), 0, ..., 0] == 1).all()
     assert (mean[..., 0] <= 1).all()
-    result["compared"]["by_world"]["needle"]["8"].update(mean=-40.0, low=-50.0, high=-30.0)
+    result["compared"]["by_world"]["needle"]["16"].update(mean=-40.0, low=-50.0, high=-30.0)
     speeds = {"with a query": 0.1, "without a query": 0.2, "k-means": 1.0}
     result["speed"] = {"frames": 1, "channels": 1, "k": {"256": speeds}, "growth": {"1024": 0.1}}
     result |= {"commit": "abc", "machine": "m", "command": "c"}
     page = to_markdown(json.loads(json.dumps(result)), "name")
     assert "name.png" in page
-    assert "needle at k = 8 (to " in page
+    assert "needle at k = 16 (to " in page
     assert "k-means | 1.000 (10.0)" in page
     draw(result, tmp_path / "name.png")
     assert (tmp_path / "name.png").read_bytes().startswith(b"\x89PNG")

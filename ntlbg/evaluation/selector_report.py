@@ -7,6 +7,8 @@ import numpy as np
 
 _PLOTTED = ("uniform", "top_k", "temporal_nms", "mmr", "aks", "facility_location", "farthest_point", "greedy_dpp")
 
+_SCATTERED = 16
+
 
 def table(heads: list[str], rows: list[list[str]]) -> str:
     """A Markdown table: the first column to the left, the others to the right."""
@@ -149,7 +151,7 @@ Growth of the first row with T at k = 256, d = 256: {growth}.
 
 
 def draw(result: dict, path: Path) -> None:
-    """Recall against k, and recall against relative MSE at k = 32, to a PNG."""
+    """Recall against k, and recall against relative MSE at one k, to a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -170,18 +172,29 @@ def draw(result: dict, path: Path) -> None:
         )
     left.set_xscale("log", base=2)
     left.set_xticks(ks, [str(k) for k in ks])
-    left.set(xlabel="k", ylabel="evidence recall, %", title="All worlds and cues", ylim=(0, 100))
+    left.set(xlabel="k", ylabel="evidence recall, %", title="All worlds and cues", ylim=(0, 103))
     left.legend(fontsize=8, ncols=2)
-    middle = list(ks).index(32)
-    for at, name in enumerate(names):
+    middle = list(ks).index(_SCATTERED)
+    labels: list[tuple[float, float]] = []
+    for at in sorted(range(len(names)), key=lambda at: -mean[at, middle, 0]):
         x, y = mean[at, middle, 1], 100 * mean[at, middle, 0]
-        ours = name == "strata"
-        right.scatter(x, y, color="black" if ours else "tab:blue", s=60 if ours else 18)
-        right.annotate(name, (x, y), xytext=(4, 3), textcoords="offset points", fontsize=8 if not ours else 11)
+        ours = names[at] == "strata"
+        right.scatter(x, y, color="black" if ours else "tab:blue", s=60 if ours else 18, zorder=3)
+        # A label goes down until it stands clear of those above it.
+        height = min([y, *(other - 3 for beside, other in labels if abs(beside - x) < 0.22)])
+        labels.append((x, height))
+        right.annotate(
+            names[at],
+            (x, y),
+            xytext=(x + 0.025, height - 0.8),
+            fontsize=8,
+            fontweight="bold" if ours else None,
+            arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": "grey"},
+        )
     right.set(
         xlabel="relative MSE (left is better)",
         ylabel="evidence recall, % (up is better)",
-        title="k = 32: evidence against coverage",
+        title=f"k = {_SCATTERED}: evidence against coverage",
     )
     figure.savefig(path, dpi=110)
     plt.close(figure)
