@@ -34,8 +34,9 @@ _RELOCATIONS = 8
 # Groups on which the error of a long video is judged, and by how many standard errors it must be decided.
 _JUDGES, _CERTAINTY = 1024, 5.0
 # A question about the whole video is mostly about time (how long, how many, which most), and equal steps are fair to
-# time. Shell LBG replaces them where its error is below this share of theirs.
-_DECISIVE = 0.82
+# time. Shell LBG replaces them where the worst stretch it leaves is below this share of the worst they leave.
+_DECISIVE = 0.6
+_STRETCH = 0.75  # of a step, k steps to the video
 
 
 @dataclass
@@ -88,12 +89,14 @@ def _squared_residuals(
     return torch.cat(residuals)
 
 
-def _least_error(x: torch.Tensor, choices: list[torch.Tensor], shares: list[float], safe: int, settle: bool) -> int:
+def _least_error(
+    x: torch.Tensor, choices: list[torch.Tensor], shares: list[float], safe: int, certainty: float, settle: bool
+) -> int:
     """Which of `choices` (each (k,)) has the least quantisation error, each taken times its share; ties to the first.
 
     All T k distances of a long video cost more than the whole selection. So it is judged by one random group of each
-    of n equal stretches, and the best is believed where `choices[safe]` lies five standard errors of their paired
-    difference behind. Where it does not, the two are compared on all groups (`settle`), or `safe` it is.
+    of n equal stretches, and the best is believed where `choices[safe]` lies `certainty` standard errors of their
+    paired difference behind. Where it does not, the two are compared on all groups (`settle`), or `safe` it is.
     """
     asked = range(len(choices))
     if len(x) > 4 * _JUDGES:
@@ -104,7 +107,7 @@ def _least_error(x: torch.Tensor, choices: list[torch.Tensor], shares: list[floa
         errors *= torch.tensor(shares, device=x.device)[:, None]
         best = int(errors.mean(dim=1).argmin())
         behind = errors[safe] - errors[best]
-        if behind.mean() > _CERTAINTY * behind.std() / math.sqrt(_JUDGES):
+        if behind.mean() > certainty * behind.std() / math.sqrt(_JUDGES):
             return best
         if not settle or best == safe:
             return safe
@@ -340,8 +343,9 @@ def select_representatives(
             novel = pick_peaks(novelty, _NOVEL_SCORE, min(places, k - len(taken)), count / (4 * k), taken)
 
         times = torch.arange(count, device=x.device, dtype=torch.float32) * (k / count)
-        decisive = _DECISIVE if relevance is not None and not taken else 1.0
-        indices, cells_of_shell, tau2 = _coverage(x, z, times, k, taken, novel, time_weight, lbg_iterations, decisive)
+        indices, cells_of_shell, tau2 = _coverage(
+            x, z, times, k, taken, novel, time_weight, lbg_iterations, relevance is not None
+        )
 
         strata = torch.full((count,), _COVERAGE, device=x.device)
         strata[torch.tensor(novel, dtype=torch.long, device=x.device)] = _NOVELTY
@@ -381,6 +385,26 @@ def _shell(whitened: torch.Tensor, cells: torch.Tensor, k: int) -> float:
     return float((sums.norm(dim=1).sum() / len(whitened)).square())
 
 
+def _worst_stretch(z: torch.Tensor, indices: torch.Tensor, width: int) -> float:
+    """The largest running median, over `width` (odd) groups, of the squared distance to the nearest chosen group.
+
+    A median: a scene without a representative counts, an event shorter than half the stretch does not.
+    """
+    chosen = z[indices]
+    left = [
+        (part.square().sum(1) + (chosen.square().sum(1)[:, None] - 2 * chosen @ part.T).amin(dim=0)).clamp(min=0)
+        for part in z.split(4096)
+    ]
+    edges = torch.nn.functional.pad(torch.cat(left)[None, None], (width // 2, width // 2), mode="replicate")[0, 0]
+    return float(edges.unfold(0, width, 1).median(dim=1).values.max())
+
+
+def _sees_what_equal_steps_miss(z: torch.Tensor, found: torch.Tensor, equal: torch.Tensor, k: int) -> bool:
+    """Whether `found` leaves a worst stretch of the video decisively better than the one `equal` leaves."""
+    width = min(max(int(_STRETCH * len(z) / k) | 1, 3), (len(z) - 1) | 1)
+    return _worst_stretch(z, found, width) < _DECISIVE * _worst_stretch(z, equal, width)
+
+
 def _coverage(
     x: torch.Tensor,
     z: torch.Tensor,
@@ -390,13 +414,14 @@ def _coverage(
     novel: list[int],
     time_weight: float,
     iterations: int,
-    decisive: float,
+    asked: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, float]:
     """All k indices in order, the codebook's cells (T,) and tau².
 
     Time-aware shell LBG covers what the other strata left. It is taken where its quantisation error of the descriptors
-    is below `decisive` (at most 1) times that of equal steps and, without evidence to hold, of plain uniform sampling:
-    it never loses to either.
+    is below that of equal steps and, without evidence to hold, of plain uniform sampling: it never loses to either. In
+    a long video that is certain without a question, and most likely with one (`asked`): see `_least_error`. A question
+    for which nothing was taken is about the whole: there it must also leave a decisively better worst stretch.
     """
     count = len(x)
     held = torch.tensor(taken + novel, dtype=torch.long, device=x.device)
@@ -419,10 +444,14 @@ def _coverage(
     )
     found = snap_to_points(codebook.cells, codebook.costs, k)
     found[: len(held)] = held
-    # Evidence is worth its error, novelty is not: without a question nothing may be worse than uniform sampling.
+    # Evidence is worth its error, novelty is not.
     bound_to_uniform = bool(novel) and not taken
     choices = [spread, uniform_indices(count, k, x.device)] if bound_to_uniform else [spread]
-    shares = [decisive] * len(choices) + [1.0]
+    if asked and not taken and not _sees_what_equal_steps_miss(z, found, spread, k):
+        return spread.sort().values, codebook.cells, tau2
+    shares = [1.0] * (len(choices) + 1)
     choices.append(found)
-    found = choices[_least_error(x, choices, shares, len(choices) - 2, bound_to_uniform)]
+    # Without a question nothing may be worse than uniform sampling: that must be certain.
+    certainty = 0.0 if asked else _CERTAINTY
+    found = choices[_least_error(x, choices, shares, len(choices) - 2, certainty, bound_to_uniform)]
     return found.sort().values, codebook.cells, tau2
