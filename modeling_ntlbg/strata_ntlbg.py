@@ -89,10 +89,8 @@ def _squared_residuals(
     return torch.cat(residuals)
 
 
-def _least_error(
-    x: torch.Tensor, choices: list[torch.Tensor], shares: list[float], safe: int, certainty: float, settle: bool
-) -> int:
-    """Which of `choices` (each (k,)) has the least quantisation error, each taken times its share; ties to the first.
+def _least_error(x: torch.Tensor, choices: list[torch.Tensor], safe: int, certainty: float, settle: bool) -> int:
+    """Which of `choices` (each (k,)) has the least quantisation error; ties to the first.
 
     All T k distances of a long video cost more than the whole selection. So it is judged by one random group of each
     of n equal stretches, and the best is believed where `choices[safe]` lies `certainty` standard errors of their
@@ -104,7 +102,6 @@ def _least_error(
         judges = ((torch.arange(_JUDGES) + jitter) * (len(x) / _JUDGES)).long().clamp(max=len(x) - 1)
         rows, centre = x[judges.to(x.device)], x.mean(dim=0)
         errors = torch.stack([_squared_residuals(rows, x, choice, centre) for choice in choices])
-        errors *= torch.tensor(shares, device=x.device)[:, None]
         best = int(errors.mean(dim=1).argmin())
         behind = errors[safe] - errors[best]
         if behind.mean() > certainty * behind.std() / math.sqrt(_JUDGES):
@@ -112,7 +109,7 @@ def _least_error(
         if not settle or best == safe:
             return safe
         asked = (safe, best)
-    return min(asked, key=lambda at: shares[at] * float(quantisation_error(x, choices[at])))
+    return min(asked, key=lambda at: float(quantisation_error(x, choices[at])))
 
 
 def smooth(curve: torch.Tensor, width: int) -> torch.Tensor:
@@ -390,12 +387,8 @@ def _worst_stretch(z: torch.Tensor, indices: torch.Tensor, width: int) -> float:
 
     A median: a scene without a representative counts, an event shorter than half the stretch does not.
     """
-    chosen = z[indices]
-    left = [
-        (part.square().sum(1) + (chosen.square().sum(1)[:, None] - 2 * chosen @ part.T).amin(dim=0)).clamp(min=0)
-        for part in z.split(4096)
-    ]
-    edges = torch.nn.functional.pad(torch.cat(left)[None, None], (width // 2, width // 2), mode="replicate")[0, 0]
+    left = _squared_residuals(z, z, indices, z.mean(dim=0))
+    edges = torch.nn.functional.pad(left[None, None], (width // 2, width // 2), mode="replicate")[0, 0]
     return float(edges.unfold(0, width, 1).median(dim=1).values.max())
 
 
@@ -444,14 +437,13 @@ def _coverage(
     )
     found = snap_to_points(codebook.cells, codebook.costs, k)
     found[: len(held)] = held
-    # Evidence is worth its error, novelty is not.
-    bound_to_uniform = bool(novel) and not taken
-    choices = [spread, uniform_indices(count, k, x.device)] if bound_to_uniform else [spread]
     if asked and not taken and not _sees_what_equal_steps_miss(z, found, spread, k):
         return spread.sort().values, codebook.cells, tau2
-    shares = [1.0] * (len(choices) + 1)
-    choices.append(found)
+    # Evidence is worth its error, novelty is not.
+    bound_to_uniform = bool(novel) and not taken
+    safe = [spread, uniform_indices(count, k, x.device)] if bound_to_uniform else [spread]
+    choices = [*safe, found]
     # Without a question nothing may be worse than uniform sampling: that must be certain.
     certainty = 0.0 if asked else _CERTAINTY
-    found = choices[_least_error(x, choices, shares, len(choices) - 2, certainty, bound_to_uniform)]
+    found = choices[_least_error(x, choices, len(safe) - 1, certainty, bound_to_uniform)]
     return found.sort().values, codebook.cells, tau2

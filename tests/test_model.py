@@ -12,7 +12,7 @@ from tiny_parts import FAMILIES, moving_square, tiny_base_processor
 from transformers.video_utils import VideoMetadata
 
 from ntlbg.configuration.configuration_ntlbg import NTLBGConfig
-from ntlbg.modeling_ntlbg.modeling_ntlbg import NTLBGForConditionalGeneration
+from ntlbg.modeling_ntlbg.modeling_ntlbg import _PREPARED_INPUTS, NTLBGForConditionalGeneration
 from ntlbg.modeling_ntlbg.selection_ntlbg import Selection
 
 
@@ -90,9 +90,7 @@ def test_keeping_all_groups_of_a_padded_batch_is_the_base_to_the_bit(model, proc
 def test_kept_groups_have_their_full_prompt_positions(model, processor):
     """The pruned prompt's logits are the base's own on the kept tokens, given the full prompt's positions."""
     inputs = base_inputs(processor)
-    prepared, choices = model._prepare(
-        {name: inputs.get(name) for name in inputs} | dict.fromkeys(MISSING - set(inputs)) | {"num_representatives": 3}
-    )
+    prepared, choices = model._prepare(dict.fromkeys(_PREPARED_INPUTS) | dict(inputs) | {"num_representatives": 3})
     extra = {"second_per_grid_ts": inputs["second_per_grid_ts"]} if "second_per_grid_ts" in inputs else {}
     positions, _ = model.vlm.model.get_rope_index(
         inputs["input_ids"],
@@ -107,25 +105,6 @@ def test_kept_groups_have_their_full_prompt_positions(model, processor):
     assert len(kept) == len(groups)
     assert torch.equal(prepared["position_ids"][:, 0, kept], positions[:, 0, groups])
     assert torch.equal(prepared["position_ids"][:, 0, -1], positions[:, 0, -1])
-
-
-MISSING = {
-    "position_ids",
-    "inputs_embeds",
-    "labels",
-    "pixel_values",
-    "image_grid_thw",
-    "second_per_grid_ts",
-    "query_input_ids",
-    "query_attention_mask",
-    "group_timestamps",
-    "kept_group_indices",
-    "kept_group_counts",
-    "video_features",
-    "selection",
-    "num_representatives",
-    "max_visual_tokens",
-}
 
 
 @torch.no_grad()
