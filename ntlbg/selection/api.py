@@ -6,6 +6,9 @@ candidates, and `select_representatives` chooses. Here k counts frames.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import os
 from typing import Any
 
 import numpy as np
@@ -15,8 +18,10 @@ from PIL import Image
 from ntlbg.modeling_ntlbg.scorer_ntlbg import relevance_to, tokens_cut_note
 from ntlbg.modeling_ntlbg.strata_ntlbg import STRATA, select_representatives
 from ntlbg.processors.video_decoding_ntlbg import VideoLimits, decode_candidates, decode_frames
+from ntlbg.processors.video_source_ntlbg import is_encoded_source
 from ntlbg.selection.descriptors import describe_frames
 from ntlbg.selection.encoders import DEFAULT_ENCODER, DualEncoder, EncoderError
+from ntlbg.selection.feature_cache import DEFAULT_MAX_BYTES, FeatureCache, default_cache_dir, encoder_fingerprint
 from ntlbg.selection.features import CandidateFeatures, FrameSelection
 
 
@@ -38,6 +43,10 @@ class FrameSelector:
         batch_size: frames per step of the encoder.
         limits: what a video may cost, see `VideoLimits`.
         progress: show a bar while the encoder runs.
+        cache_dir: folder that keeps what was seen of files and bytes (not of frames in memory), so that the same video
+            is decoded and encoded once; True: `default_cache_dir()`. Nothing is written unless it is given. An encoder
+            that is trained on needs a new selector: its weights are hashed at the first look.
+        cache_bytes: bound on that folder.
     """
 
     def __init__(
@@ -50,6 +59,8 @@ class FrameSelector:
         batch_size: int = 32,
         limits: VideoLimits | None = None,
         progress: bool = False,
+        cache_dir: str | os.PathLike | bool | None = None,
+        cache_bytes: int = DEFAULT_MAX_BYTES,
     ):
         if candidate_fps <= 0:
             raise ValueError(f"candidate_fps is positive, got {candidate_fps}")
@@ -65,6 +76,9 @@ class FrameSelector:
         self.batch_size = batch_size
         self.limits = limits or VideoLimits()
         self.progress = progress
+        self.cache = None
+        if cache_dir is not None and cache_dir is not False:
+            self.cache = FeatureCache(default_cache_dir() if cache_dir is True else cache_dir, cache_bytes)
 
     def encode(self, video: Any, *, source_fps: float | None = None) -> CandidateFeatures:
         """Look at the candidates of one video once; hand the result to `select` as often as there are questions.
@@ -76,12 +90,42 @@ class FrameSelector:
         Raises:
             VideoError: the video cannot be read or exceeds the limits.
         """
-        side = DESCRIPTOR_SIDE if self.encoder is None else 2 * self.encoder.input_side
+        if self.cache is None or not is_encoded_source(video):
+            return self._look(video, source_fps)
+        settings = self._settings()
+        features = self.cache.features(video, settings, self.limits, look=lambda: self._look(video, source_fps))
+        name = None if self.encoder is None else self.encoder.name
+        return dataclasses.replace(features, encoder=name, source=video, source_fps=source_fps)
+
+    @property
+    def _side(self) -> int:
+        return DESCRIPTOR_SIDE if self.encoder is None else 2 * self.encoder.input_side
+
+    @functools.cached_property
+    def _fingerprint(self) -> str:
+        return encoder_fingerprint(self.encoder)
+
+    def _settings(self) -> dict:
+        """All that decides descriptors and candidates, apart from the video and the code."""
+        settings: dict[str, Any] = {
+            "candidate_fps": float(self.candidate_fps),
+            "max_candidates": int(self.max_candidates),
+            "max_side": self._side,
+            "limits": {name: float(value) for name, value in dataclasses.asdict(self.limits).items()},
+        }
+        if self.encoder is not None:
+            # The device and the size of a batch change the last bits only; but what is kept equals what would be seen.
+            settings["encoder"] = self._fingerprint
+            settings["device"] = self.encoder.model.device.type
+            settings["batch_size"] = int(self.batch_size)
+        return settings
+
+    def _look(self, video: Any, source_fps: float | None) -> CandidateFeatures:
         candidates = decode_candidates(
             video,
             candidate_fps=self.candidate_fps,
             max_candidates=self.max_candidates,
-            max_side=side,
+            max_side=self._side,
             source_fps=source_fps,
             limits=self.limits,
         )
@@ -213,6 +257,7 @@ def select_frames(
     max_side: int | None = None,
     batch_size: int = 32,
     source_fps: float | None = None,
+    cache_dir: str | os.PathLike | bool | None = None,
 ) -> FrameSelection:
     """Choose the k frames that represent a video for a question; training-free, in one line.
 
@@ -225,7 +270,7 @@ def select_frames(
         k: number of frames (not groups); a video with fewer candidates gives them all.
         encoder: Hub name or local path of a dual encoder. None means SigLIP 2 base if there is a query, and the
             weight-free descriptor if not.
-        candidate_fps, max_candidates, device, batch_size: see `FrameSelector`.
+        candidate_fps, max_candidates, device, batch_size, cache_dir: see `FrameSelector`.
         max_side: longest side in pixels of the returned frames; their full size if None.
         source_fps: rate of frames in memory; unknown, they are all candidates, timed at 24 per second.
 
@@ -239,7 +284,12 @@ def select_frames(
     if encoder is None and query is not None:
         encoder = DEFAULT_ENCODER
     selector = FrameSelector(
-        encoder, candidate_fps=candidate_fps, max_candidates=max_candidates, device=device, batch_size=batch_size
+        encoder,
+        candidate_fps=candidate_fps,
+        max_candidates=max_candidates,
+        device=device,
+        batch_size=batch_size,
+        cache_dir=cache_dir,
     )
     return selector.select(selector.encode(video, source_fps=source_fps), query, k, max_side=max_side)
 
