@@ -4,10 +4,13 @@ SEED   ?= 0
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+AV     ?= 15 16 17.0 17 18
 CODE   := configuration modeling_ntlbg processors ntlbg tests
 
+AV_TESTS := tests/test_decoding.py tests/test_select_frames.py tests/test_processors.py
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test quality style tiny tiny-package tiny-smoke bench bench-tiny clean
+.PHONY: help demo test test-av quality style tiny tiny-package tiny-smoke bench bench-tiny clean
 
 help:                   ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
@@ -24,6 +27,12 @@ demo: $(STAMP)          ## render a ten-minute video, watch it once, ask it ques
 
 test: $(STAMP)          ## the whole test suite
 	$(BIN)/python -m pytest -q
+
+test-av: $(STAMP)       ## decoding with every PyAV that is supported, each beside the environment (AV="15 16" for some)
+	set -e; for version in $(AV); do rm -rf build/av; \
+	  $(BIN)/python -m pip install --quiet --no-deps --target build/av "av==$$version.*"; \
+	  PYTHONPATH=build/av $(BIN)/python -c 'import av; print("PyAV", av.__version__)'; \
+	  PYTHONPATH=build/av $(BIN)/python -m pytest -q $(AV_TESTS); done
 
 quality: $(STAMP)       ## check style
 	$(BIN)/ruff check $(CODE)
