@@ -109,7 +109,7 @@ def _checked_input(source, limits: VideoLimits):
     return opened, head
 
 
-_PYAV = int(av.__version__.split(".")[0])
+_PYAV = tuple(int(number) for number in av.__version__.split(".")[:2])
 
 
 def open_container(source, limits: VideoLimits) -> av.container.InputContainer:
@@ -121,10 +121,11 @@ def open_container(source, limits: VideoLimits) -> av.container.InputContainer:
     """
     opened, head = _checked_input(source, limits)
     format = next((name for at, magic, name in _MAGIC if head[at : at + len(magic)] == magic), None)
-    # `options` reach the decoders of the probe, which would otherwise decode a picture of any size. PyAV 15 corrupts
-    # memory when they are given and streams appear after the header, as in transport and program streams, FLV and Ogg;
-    # there these are probed without them.
-    options = {"max_pixels": _pixel_option(limits)} if format or _PYAV >= 16 else {}
+    # `options` reach the decoders of the probe, which would otherwise decode a picture of any size. PyAV before 17.1
+    # corrupts memory when they are given and streams appear after the header, as in transport and program streams, FLV
+    # and Ogg, and in AVI with interleaved DV; there these are probed without them.
+    all_listed = format not in (None, "avi")
+    options = {"max_pixels": _pixel_option(limits)} if all_listed or _PYAV >= (17, 1) else {}
     try:
         return av.open(
             opened,
