@@ -8,7 +8,7 @@ frame is converted to its final size as it leaves the decoder, so that full-size
 index cannot be trusted (`VideoIndex.sequential`), everything is decoded and counted instead: slower, equally exact.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import av
@@ -45,8 +45,17 @@ MAX_SAMPLE_ASPECT_RATIO = 4.0
 class _Picker:
     """Turns decoded frames into the rows of one uint8 array (N, H, W, 3): scaled, square pixels, upright."""
 
-    def __init__(self, count: int, max_side: int | None, sample_aspect_ratio: float, limits: VideoLimits, name: str):
+    def __init__(
+        self,
+        count: int,
+        max_side: int | None,
+        sample_aspect_ratio: float,
+        limits: VideoLimits,
+        name: str,
+        allocate: Callable[[tuple[int, ...]], np.ndarray] | None,
+    ):
         self.count, self.max_side, self.limits, self.name = count, max_side, limits, name
+        self.allocate = allocate or (lambda shape: np.empty(shape, dtype=np.uint8))
         self.sample_aspect_ratio = sample_aspect_ratio
         self.reformatter = VideoReformatter()
         self.frames: np.ndarray | None = None
@@ -70,7 +79,7 @@ class _Picker:
                 f"{self.count} frames of {out_width} x {out_height} pixels from {self.name!r} need {size} bytes, more "
                 f"than the limit of {self.limits.max_output_bytes}; lower max_candidates or set max_side."
             )
-        self.frames = np.empty((self.count, out_height, out_width, 3), dtype=np.uint8)
+        self.frames = self.allocate((self.count, out_height, out_width, 3))
 
     def put(self, slot: int, frame) -> None:
         check_pixels(frame.width, frame.height, self.name, self.limits)
@@ -195,7 +204,13 @@ class VideoFile:
 
     # -- pictures ------------------------------------------------------------------------------------------------
 
-    def read(self, pictures: np.ndarray, max_side: int | None = None, drop_missing: bool = False) -> CandidateFrames:
+    def read(
+        self,
+        pictures: np.ndarray,
+        max_side: int | None = None,
+        drop_missing: bool = False,
+        allocate: Callable[[tuple[int, ...]], np.ndarray] | None = None,
+    ) -> CandidateFrames:
         """
         Exactly the pictures with these numbers.
 
@@ -203,6 +218,8 @@ class VideoFile:
             pictures (`np.ndarray` of shape `(N,)`): presentation-order numbers in [0, M), in any order, also repeated.
             max_side (`int`, *optional*): the longer side is scaled down to this many pixels.
             drop_missing (`bool`): leave out pictures that cannot be decoded and say so in `warnings`, else raise.
+            allocate (`Callable`, *optional*): gives the uint8 array of a shape (N, H, W, 3) that the pictures are
+                written to, once the size of the first one is known; `np.empty` by default.
 
         Raises:
             VideoError: numbers out of range, too much memory, or pictures that cannot be decoded.
@@ -217,7 +234,8 @@ class VideoFile:
             raise VideoError(f"`max_side` must be a positive number of pixels, but got {max_side}.")
         wanted, slots = np.unique(pictures, return_inverse=True)
         warnings = list(self.warnings)
-        picker = _Picker(len(wanted), max_side, self._sample_aspect_ratio(warnings), self.limits, self.name)
+        aspect = self._sample_aspect_ratio(warnings)
+        picker = _Picker(len(wanted), max_side, aspect, self.limits, self.name, allocate)
         self._damaged = 0
         for slot, frame in self._counted(wanted) if self.index.sequential else self._planned(wanted):
             picker.put(slot, frame)
@@ -393,6 +411,7 @@ def decode_candidates(
     max_side: int | None = None,
     source_fps: float | None = None,
     limits: VideoLimits | None = None,
+    allocate: Callable[[tuple[int, ...]], np.ndarray] | None = None,
 ) -> CandidateFrames:
     """
     The frames a selector may choose from: a grid uniform in time, snapped to real pictures, distinct and in order.
@@ -407,6 +426,7 @@ def decode_candidates(
             (never thinned, except for `max_candidates`), timed at 24 per second as transformers does, and a warning
             says so.
         limits (`VideoLimits`, *optional*): what a file may cost.
+        allocate (`Callable`, *optional*): files only: see [`VideoFile.read`].
 
     Raises:
         VideoError: the source cannot be used, in one sentence.
@@ -417,7 +437,7 @@ def decode_candidates(
         video = frames_in_memory(source, fps=source_fps)
         return thin_candidates(video, candidate_fps if source_fps else None, max_candidates)
     with VideoFile(source, limits) as video:
-        return video.read(video.candidate_pictures(candidate_fps, max_candidates), max_side, drop_missing=True)
+        return video.read(video.candidate_pictures(candidate_fps, max_candidates), max_side, True, allocate)
 
 
 def decode_frames(

@@ -105,6 +105,19 @@ def test_real_footage_has_the_times_of_its_decoded_pictures(path):
         assert video.warnings == []
 
 
+def test_pictures_are_written_to_the_array_that_is_given(plain):
+    given = []
+
+    def allocate(shape):
+        given.append(np.zeros(shape, np.uint8))
+        return given[-1]
+
+    video = decode_candidates(plain, candidate_fps=5, max_side=48, allocate=allocate)
+    assert video.frames is given[0]
+    assert len(given) == 1
+    assert (video.frames == decode_candidates(plain, candidate_fps=5, max_side=48).frames).all()
+
+
 def test_frames_come_in_the_order_asked_for_and_repeat_where_repeated(plain):
     reference, _ = full_decode(plain)
     video = decode_frames(plain, [70, 5, 5, 31])
