@@ -75,6 +75,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
         encoder_help="dual encoder of transformers that judges frames for a model that is no NTLBG checkpoint (those "
         "bring their own), Hub name or folder; `none`: choose without the question (default: "
         "google/siglip2-base-patch16-224)",
+        cache_help="folder that keeps what --encoder saw, for models that get frames as images; others look anew",
         defaults_of="the checkpoint's own, else ",
     )
     parser.set_defaults(run=run)
@@ -108,6 +109,7 @@ def run(args: argparse.Namespace) -> None:
                 max_new_tokens=args.max_new_tokens,
                 candidate_fps=args.candidate_fps,
                 max_candidates=args.max_candidates,
+                cache_dir=args.cache,
             )
         with stages("look at the video"):
             opened = answerer.open(args.video)

@@ -61,11 +61,14 @@ def positive_float(text: str) -> float:
     return number
 
 
-def add_common_options(parser: argparse.ArgumentParser, *, encoder_help: str, defaults_of: str = "") -> None:
+def add_common_options(
+    parser: argparse.ArgumentParser, *, encoder_help: str, cache_help: str, defaults_of: str = ""
+) -> None:
     """Options of every command that looks at a video.
 
     Args:
         encoder_help: what --encoder does in this command.
+        cache_help: what --cache keeps in this command.
         defaults_of: whose defaults go before ours, for the help.
     """
     look = parser.add_argument_group("which frames are looked at")
@@ -83,6 +86,17 @@ def add_common_options(parser: argparse.ArgumentParser, *, encoder_help: str, de
         help=f"at most so many; a longer video gets a wider grid (default: {defaults_of}{DEFAULT_CANDIDATES})",
     )
     look.add_argument("--device", help="where the models run: cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
+    cache = look.add_mutually_exclusive_group()
+    # On unless switched off: whoever asks a second time about a video expects the answer sooner.
+    cache.add_argument(
+        "--cache",
+        metavar="DIR",
+        default=True,
+        help=f"{cache_help} (default: $NTLBG_CACHE, else ntlbg in the user's cache folder; at most 2 GB)",
+    )
+    cache.add_argument(
+        "--no-cache", dest="cache", action="store_const", const=None, help="keep nothing, reuse nothing"
+    )
     out = parser.add_argument_group("output")
     out.add_argument("--json", metavar="FILE|-", help="write the result as JSON; - prints it instead of the table")
     out.add_argument(
@@ -105,8 +119,13 @@ def check_outputs(args: argparse.Namespace) -> None:
     """Refuse unwritable outputs before any work is done.
 
     Raises:
-        UsageError: a folder is missing, a name has the wrong suffix, or a folder stands where a file shall go.
+        UsageError: a folder is missing, a name has the wrong suffix, or a folder stands where a file shall go, or a
+            file where a folder shall.
     """
+    if isinstance(args.cache, str) and (
+        not args.cache or (Path(args.cache).exists() and not Path(args.cache).is_dir())
+    ):
+        raise UsageError(f"--cache {args.cache!r} is no folder; give one, or --no-cache")
     if args.report is not None and Path(args.report).suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"--report writes an HTML page, got {args.report!r}; give a name that ends in .html")
     for option, value in (("--json", args.json), ("--report", args.report)):

@@ -64,6 +64,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
         parser,
         encoder_help="dual encoder of transformers (CLIP, SigLIP, SigLIP 2 ...) that judges frames against the query, "
         "Hub name or folder (default with a query: google/siglip2-base-patch16-224; without one: no model is needed)",
+        cache_help="folder that keeps what was seen, so that the same video is looked at once",
     )
     parser.add_argument("--out", metavar="DIR", help="write the frames as PNG and contact_sheet.png into this folder")
     parser.set_defaults(run=run)
@@ -99,6 +100,7 @@ def run(args: argparse.Namespace) -> None:
                 candidate_fps=args.candidate_fps or DEFAULT_FPS,
                 max_candidates=args.max_candidates or DEFAULT_CANDIDATES,
                 device=args.device,
+                cache_dir=args.cache,
                 progress=not args.quiet and sys.stderr.isatty(),
             )
         with stages("look at the candidates"):

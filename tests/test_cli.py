@@ -258,6 +258,16 @@ def test_any_other_model_answers_from_images(capsys, clip, models, encoder):
     assert "question was not used" in err
 
 
+def test_a_model_that_gets_images_looks_once_at_the_same_video(capsys, clip, models, encoder, tmp_path):
+    arguments = ("ask", clip, QUESTION, "--model", models["llava"], "--max-new-tokens", 2, "--cache", tmp_path)
+    written = []
+    for _ in range(2):
+        assert run(capsys, *arguments, "--encoder", encoder)[0] == 0
+        written.append([(path.name, path.stat().st_ino) for path in tmp_path.iterdir()])
+    assert len(written[0]) == 1
+    assert written[0] == written[1]
+
+
 def test_options_that_cannot_be_followed_are_refused(capsys, clip, models, encoder):
     budget = ("ask", clip, QUESTION, "--model", models["llava"], "--encoder", "none", "--max-visual-tokens", 9)
     assert_one_sentence(*run(capsys, *budget))

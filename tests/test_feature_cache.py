@@ -1,20 +1,16 @@
 """The cache of features: what comes out is what would have been seen, whatever happens to the folder."""
 
-import dataclasses
 import io
 import json
 import os
 import shutil
 import stat
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import transformers
+from cache_parts import assert_same, entries, entry_of
 from safetensors.torch import save
 from tiny_encoders import save_encoder, scenes, write_video
 
@@ -22,12 +18,9 @@ import ntlbg.selection.feature_cache as feature_cache
 from ntlbg.processors.video_decoding_ntlbg import VideoError, VideoLimits
 from ntlbg.selection.api import FrameSelector, select_frames
 from ntlbg.selection.encoders import DualEncoder
-from ntlbg.selection.feature_cache import (
-    encoder_fingerprint,
-)
+from ntlbg.selection.feature_cache import encoder_fingerprint
 
 
-TESTS = Path(__file__).resolve().parent
 QUESTION = "where is the red car?"
 
 
@@ -45,43 +38,6 @@ def encoders(tmp_path_factory):
 @pytest.fixture
 def folder(tmp_path):
     return tmp_path / "cache"
-
-
-def entries(folder: Path) -> dict[str, int]:
-    """Names and inodes: every write makes a new inode, so an unchanged one was read and not written."""
-    return {path.name: path.lstat().st_ino for path in folder.iterdir()} if folder.exists() else {}
-
-
-def entry_of(folder: Path) -> Path:
-    (path,) = folder.iterdir()
-    return path
-
-
-def assert_same(first, second):
-    """Equal to the bit, in every field that is not the source itself."""
-    for field in dataclasses.fields(first):
-        one, other = getattr(first, field.name), getattr(second, field.name)
-        if isinstance(one, torch.Tensor):
-            assert one.dtype == other.dtype
-            one, other = one.numpy(), other.numpy()
-        if isinstance(one, np.ndarray):
-            assert one.dtype == other.dtype
-            assert one.shape == other.shape
-            assert one.tobytes() == other.tobytes()
-        elif field.name != "source":
-            assert one == other
-
-
-def in_a_process(code: str, *arguments) -> subprocess.Popen:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
 
 
 # -- a hit is a miss -----------------------------------------------------------------------------------------------

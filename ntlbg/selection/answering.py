@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -318,6 +319,7 @@ def load_answerer(
     max_new_tokens: int = 128,
     candidate_fps: float | None = None,
     max_candidates: int | None = None,
+    cache_dir: str | os.PathLike | bool | None = None,
 ) -> VideoAnswerer | ImageAnswerer:
     """Load a model by what it is.
 
@@ -331,6 +333,7 @@ def load_answerer(
         device: a GPU if there is one, else the CPU.
         trust_remote_code: run code that comes with a model that is neither, be it from the Hub or in a folder.
         max_new_tokens, candidate_fps, max_candidates: see the answerers.
+        cache_dir: see `FrameSelector`; only a model that gets images uses one.
 
     Raises:
         ModelError: it cannot be loaded. EncoderError: the encoder cannot be loaded.
@@ -352,7 +355,8 @@ def load_answerer(
             processor = NTLBGProcessor.from_pretrained(name, trust_remote_code=False)
             _check_chat_template(processor, name)
         return VideoAnswerer(model.to(device), processor, **options, **sampling)
-    selector = FrameSelector(None if encoder == "none" else encoder or DEFAULT_ENCODER, device=device, **given)
+    judge = None if encoder == "none" else encoder or DEFAULT_ENCODER
+    selector = FrameSelector(judge, device=device, cache_dir=cache_dir, **given)
     if model_type in SUPPORTED_BASES:
         scorer = selector.encoder
         with _load_errors(name):
