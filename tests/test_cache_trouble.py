@@ -246,6 +246,25 @@ def test_two_processes_that_push_each_other_out_stay_right_and_within_the_bound(
     assert all(name.endswith(".features") for name in entries(folder))
 
 
+def test_an_entry_is_replaced_whole_so_that_a_reader_of_the_old_one_reads_it_to_its_end(clip, encoders, folder):
+    encoder = DualEncoder.load(str(encoders["clip"]))
+    reading = []
+
+    def another_is_first(*_):
+        hook.remove()
+        FrameSelector(encoder, cache_dir=folder).encode(clip)
+        reading.append((entries(folder), entry_of(folder).open("rb")))
+
+    hook = encoder.model.vision_model.register_forward_hook(another_is_first)
+    expected = FrameSelector(encoder, cache_dir=folder).encode(clip)
+    assert expected.warnings == []
+    ((first, file),) = reading
+    assert first.keys() == entries(folder).keys()
+    assert first != entries(folder)
+    with file:
+        assert file.read() == entry_of(folder).read_bytes()
+
+
 def test_a_process_killed_in_the_middle_of_a_write_leaves_nothing_that_is_trusted(workers, clip, encoders, folder):
     encoder = str(encoders["siglip"])
     assert do(workers[:1], encoder, clip, folder, killed=True) == [-signal.SIGXFSZ]

@@ -199,7 +199,6 @@ class FeatureCache:
 
     def _write(self, key: str, data: bytes) -> None:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._make_room(len(data))
         part = self.folder / f"{key}.{secrets.token_hex(8)}.part"
         try:
             with part.open("xb") as file:
@@ -210,11 +209,13 @@ class FeatureCache:
         except BaseException:
             part.unlink(missing_ok=True)
             raise
-        # Others may have written meanwhile.
-        self._make_room(0)
+        self._make_room()
 
-    def _make_room(self, incoming: int) -> None:
-        """Remove what dead writers left, then the entries used longest ago, until `incoming` bytes fit the bound."""
+    def _make_room(self) -> None:
+        """Remove what dead writers left, then the entries used longest ago, until the rest fits the bound.
+
+        After a write, not before it: two that make room at once and then both write would end above the bound.
+        """
         entries = []
         with os.scandir(self.folder) as listing:
             for item in listing:
@@ -231,7 +232,7 @@ class FeatureCache:
                     Path(item.path).unlink(missing_ok=True)
                 else:
                     entries.append((is_part, facts.st_mtime_ns, item.path, facts.st_size))
-        total = incoming + sum(size for *_, size in entries)
+        total = sum(size for *_, size in entries)
         for is_part, _, path, size in sorted(entries):
             # Those of live writers count, but are theirs.
             if total <= self.max_bytes or is_part:
