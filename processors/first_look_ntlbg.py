@@ -1,6 +1,6 @@
 """The first look: all candidates of one video, small, for a scorer (a dual encoder) or for the base itself.
 
-Shapes: N candidate frames, T groups, Ls the scorer's text length.
+Shapes: N candidate frames, T groups.
 """
 
 from dataclasses import replace
@@ -37,10 +37,8 @@ def scorer_first_look(processor, video, query: str | None, video_metadata, sampl
 def scorer_query(processor, query: str) -> BatchFeature:
     """The query's tensors for the dual encoder of `processor.scorer_processor`; returns as documented in
     `NTLBGProcessor.scorer_query`."""
-    tokens, cut = text_inputs(processor.scorer_processor, query)
-    return BatchFeature(
-        {**{f"scorer_{name}": value for name, value in tokens.items()}, "scorer_tokens_cut": torch.tensor([cut])}
-    )
+    tokens = text_inputs(processor.scorer_processor, query)
+    return BatchFeature({f"scorer_{name}": value for name, value in tokens.items()})
 
 
 def base_first_look(processor, video, query: str | None, video_metadata, sampling: dict) -> BatchFeature:

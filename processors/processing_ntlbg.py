@@ -272,10 +272,10 @@ class NTLBGProcessor(ProcessorMixin):
 
         Returns:
             `BatchFeature` of what the scorer's text tower takes (**scorer_input_ids**, **scorer_attention_mask**
-            `(1, Ls)`), and **scorer_tokens_cut** `(1,)`, how many tokens of the query it does not read.
+            `(P, Ls)`); P is the number of pieces in which it can read the query, 1 unless that is long.
 
         Raises:
-            ValueError: there is no scorer.
+            ValueError: there is no scorer, or the query is far too long.
         """
         if self.scorer_processor is None:
             raise ValueError("This processor has no scorer; make it with `from_base(..., scorer_processor=...)`.")

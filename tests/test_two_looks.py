@@ -9,7 +9,7 @@ from tiny_parts import FAMILIES, moving_square, tiny_base_processor
 from transformers import AutoModel, AutoProcessor
 
 from ntlbg.modeling_ntlbg.modeling_ntlbg import NTLBGForConditionalGeneration
-from ntlbg.modeling_ntlbg.scorer_ntlbg import relevance_to
+from ntlbg.modeling_ntlbg.scorer_ntlbg import pieces_notes, relevance_to
 from ntlbg.processors.processing_ntlbg import NTLBGProcessor
 from ntlbg.selection.encoders import DualEncoder
 
@@ -152,18 +152,21 @@ def count_pictures(scorer, monkeypatch) -> list[int]:
 
 
 @pytest.mark.parametrize("kind", ENCODERS)
-def test_a_question_longer_than_the_scorer_reads_is_said_with_its_count(kind, tmp_path):
+def test_a_question_longer_than_the_scorer_reads_is_judged_by_its_parts_as_without_the_model(kind, tmp_path):
     model, processor = scored_model(kind, tmp_path / kind)
-    frames, long = moving_square(16), "zq " * 100
-    reads = processor.scorer_processor.tokenizer.model_max_length
-    cut = len(processor.scorer_processor.tokenizer(long)["input_ids"]) - reads
-    notes = model.select(**processor.first_look(frames, long)).notes
-    assert [note for note in notes if f"its last {cut} tokens were cut off" in note]
+    frames, long = moving_square(16), "Where is the red car? " * 12 + "Who drives it?"
+    look = processor.first_look(frames, long)
+    selection = model.select(**look)
+    encoder = DualEncoder(model.scorer, processor.scorer_processor, kind)
+    pieces = encoder.encode_text(long)
+    assert len(pieces) == len(look["scorer_input_ids"]) > 1
+    assert selection.notes == pieces_notes(len(pieces))
+    torch.testing.assert_close(selection.relevance, relevance_to(encoder.encode_images(frames[::2]), pieces))
     assert not model.select(**processor.first_look(frames, QUESTION)).notes
 
 
 def test_one_rule_makes_the_inputs_of_a_dual_encoder_in_the_model_and_out_of_it(tmp_path):
-    """A tokenizer that knows no length, as SigLIP 2 brings it: both ways pad and cut alike."""
+    """A tokenizer that knows no length, as SigLIP 2 brings it: both ways pad alike."""
     for kind in ENCODERS:
         folder = save_encoder(kind, tmp_path / kind)
         tokenizer = AutoProcessor.from_pretrained(folder).tokenizer
@@ -178,9 +181,7 @@ def test_one_rule_makes_the_inputs_of_a_dual_encoder_in_the_model_and_out_of_it(
         ).eval()
         frames = moving_square(8)
         look = processor.first_look(frames, "the " * 30)
-        embedded, cut = encoder.encode_text("the " * 30)
-        expected = relevance_to(encoder.encode_images(frames[::2]), embedded)
-        assert cut == int(look["scorer_tokens_cut"]) == 0
+        expected = relevance_to(encoder.encode_images(frames[::2]), encoder.encode_text("the " * 30))
         torch.testing.assert_close(model.select(**look).relevance, expected)
 
 

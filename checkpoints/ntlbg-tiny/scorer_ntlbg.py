@@ -2,7 +2,8 @@
 
 Its inputs are what the dual encoder's own processor gives, each named `scorer_<name>`.
 
-Shapes: T groups, d width of the space that pictures and texts share.
+Shapes: T groups (of a video's N pictures), n pictures per clip, P pieces of the question, d width of the space that
+pictures and texts share.
 """
 
 import torch
@@ -11,8 +12,48 @@ from torch.nn import functional as F
 
 _PREFIX = "scorer_"
 _TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
-# Not for the dual encoder: how many tokens of the question it will not read.
-_TOKENS_CUT = "scorer_tokens_cut"
+
+
+def clip_windows(encoder, count: int) -> torch.Tensor:
+    r"""
+    Which pictures one embedding is made of.
+
+    An encoder of images sees one picture at a time. An encoder of videos (X-CLIP) sees a short clip: `num_frames`
+    neighbours with the picture in their middle; at the ends of the video the first and last are repeated, so that no
+    two pictures have the same clip.
+
+    Args:
+        encoder (`PreTrainedModel`): a dual encoder.
+        count (`int`): N.
+
+    Returns:
+        `torch.LongTensor` of shape `(N, n)`; n is 1 for an encoder of images.
+    """
+    images = callable(getattr(encoder, "get_image_features", None))
+    frames = 1 if images else encoder.config.vision_config.num_frames
+    around = torch.arange(frames) - (frames - 1) // 2
+    return (torch.arange(count)[:, None] + around).clamp(0, count - 1)
+
+
+def embed_clips(encoder, pictures: dict[str, torch.Tensor], windows: torch.Tensor) -> torch.Tensor:
+    r"""
+    Embeddings of the clips that `windows` names among `pictures`.
+
+    Args:
+        encoder (`PreTrainedModel`): a dual encoder.
+        pictures (`dict`): what its processor makes of pictures, the first axis counting them.
+        windows (`torch.LongTensor` of shape `(N, n)`): of [`clip_windows`], renumbered for `pictures`.
+
+    Returns:
+        `torch.FloatTensor` of shape `(N, d)`, float32, not normalised.
+    """
+    clips = {name: value[windows.to(value.device)] for name, value in pictures.items()}
+    if windows.shape[1] == 1:
+        output = encoder.get_image_features(**{name: value[:, 0] for name, value in clips.items()})
+    else:
+        output = encoder.get_video_features(clips["pixel_values"])
+    # Some encoders of videos keep an axis of length 1 for the clip.
+    return output.pooler_output.float().flatten(start_dim=1)
 
 
 def scorer_descriptors(scorer, inputs: dict, chunk_size: int) -> torch.Tensor:
@@ -20,7 +61,7 @@ def scorer_descriptors(scorer, inputs: dict, chunk_size: int) -> torch.Tensor:
     What the scorer sees in each picture.
 
     Args:
-        scorer (`PreTrainedModel` or `None`): with `get_image_features`.
+        scorer (`PreTrainedModel` or `None`): with `get_image_features` or `get_video_features`.
         inputs (`dict`): of which every `scorer_<name>` that is no text is handed on, `chunk_size` pictures at a time.
 
     Returns:
@@ -37,13 +78,11 @@ def scorer_descriptors(scorer, inputs: dict, chunk_size: int) -> torch.Tensor:
     pictures = {
         name.removeprefix(_PREFIX): value.to(scorer.device, scorer.dtype if value.is_floating_point() else None)
         for name, value in inputs.items()
-        if name.startswith(_PREFIX) and name != _TOKENS_CUT and name.removeprefix(_PREFIX) not in _TEXT_INPUTS
+        if name.startswith(_PREFIX) and name.removeprefix(_PREFIX) not in _TEXT_INPUTS
     }
-    embedded = []
-    for start in range(0, len(pictures["pixel_values"]), chunk_size):
-        chunk = {name: value[start : start + chunk_size] for name, value in pictures.items()}
-        embedded.append(scorer.get_image_features(**chunk).pooler_output.float())
-    return torch.cat(embedded)
+    windows = clip_windows(scorer, len(pictures["pixel_values"]))
+    chunks = windows.split(max(chunk_size // windows.shape[1], 1))
+    return torch.cat([embed_clips(scorer, pictures, chunk) for chunk in chunks])
 
 
 def scorer_relevance(scorer, descriptors: torch.Tensor, inputs: dict) -> tuple[torch.Tensor | None, list[str]]:
@@ -53,7 +92,7 @@ def scorer_relevance(scorer, descriptors: torch.Tensor, inputs: dict) -> tuple[t
     Args:
         scorer (`PreTrainedModel`): with `get_text_features`.
         descriptors (`torch.FloatTensor` of shape `(T, d)`): of [`scorer_descriptors`].
-        inputs (`dict`): with `scorer_input_ids` `(1, Ls)` and what else the text tower takes; nothing of it without a
+        inputs (`dict`): with `scorer_input_ids` `(P, Ls)` and what else the text tower takes; nothing of it without a
             question.
 
     Returns:
@@ -66,33 +105,44 @@ def scorer_relevance(scorer, descriptors: torch.Tensor, inputs: dict) -> tuple[t
     }
     if not text:
         return None, []
-    cut = inputs.get(_TOKENS_CUT)
-    notes = [tokens_cut_note(int(cut))] if cut is not None and int(cut) else []
-    return relevance_to(descriptors, scorer.get_text_features(**text).pooler_output[0]), notes
+    pieces = scorer.get_text_features(**text).pooler_output
+    return relevance_to(descriptors, pieces), pieces_notes(len(pieces))
 
 
-def tokens_cut_note(count: int) -> str:
-    """What the reader is told when `count` tokens of the question were more than the encoder reads."""
-    return f"The encoder reads a part of the query only: its last {count} tokens were cut off."
+def pieces_notes(count: int) -> list[str]:
+    """What the reader is told of a question that was read in `count` pieces; nothing of one."""
+    if count == 1:
+        return []
+    return [
+        f"The question is longer than the encoder reads at once: each moment was judged by the best of {count} parts."
+    ]
 
 
 def relevance_to(descriptors: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
     r"""
-    Cosine of each picture to the query after the video's mean is taken away.
+    Cosine of each picture to the query after the video's mean is taken away; to the best of its pieces, if it has
+    several.
 
     Embeddings of pictures share a large common offset; with it, the cosines of all pictures to any text are nearly
     equal.
 
+    The best, because the parts of a long question mostly name different things: a mean lets each part without evidence
+    take from the peak of the one with it. And the plain cosine, because a part that nothing in the video answers to
+    then stays below the others; standardised, its noise would be as high as they are. (Measured on the worlds of
+    `descriptor_worlds`: with four parts, one of them about an event, 16 of 512 frames hold it in 100 % of videos, 92 %
+    by the mean, 95 % by the best of robust scores, 88 % by the first part alone; with 8 frames 78, 33, 62 and 3 %.)
+
     Args:
         descriptors (`torch.Tensor` of shape `(T, d)`): embeddings of the pictures.
-        query (`torch.Tensor` of shape `(d,)`): embedding of the text.
+        query (`torch.Tensor` of shape `(d,)` or `(P, d)`): embedding of the text, or of each of its pieces.
 
     Returns:
         `torch.FloatTensor` of shape `(T,)`, in [-1, 1].
     """
     normalised = F.normalize(descriptors.float(), dim=-1)
     centred = normalised - normalised.mean(dim=0, keepdim=True)
-    return F.normalize(centred, dim=-1) @ F.normalize(query.to(descriptors.device).float(), dim=-1)
+    pieces = F.normalize(query.to(descriptors.device).float(), dim=-1).reshape(-1, query.shape[-1])
+    return (F.normalize(centred, dim=-1) @ pieces.T).amax(dim=-1)
 
 
 def scorer_k(config, groups: int, num_representatives: int | None, max_visual_tokens: int | None) -> int:
@@ -114,4 +164,12 @@ def scorer_k(config, groups: int, num_representatives: int | None, max_visual_to
     return min(num_representatives, groups)
 
 
-__all__ = ["relevance_to", "scorer_descriptors", "scorer_k", "scorer_relevance", "tokens_cut_note"]
+__all__ = [
+    "clip_windows",
+    "embed_clips",
+    "pieces_notes",
+    "relevance_to",
+    "scorer_descriptors",
+    "scorer_k",
+    "scorer_relevance",
+]

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ntlbg.modeling_ntlbg.scorer_ntlbg import relevance_to, tokens_cut_note
+from ntlbg.modeling_ntlbg.scorer_ntlbg import pieces_notes, relevance_to
 from ntlbg.modeling_ntlbg.strata_ntlbg import STRATA, select_representatives
 from ntlbg.processors.video_decoding_ntlbg import VideoLimits, decode_candidates, decode_frames
 from ntlbg.processors.video_source_ntlbg import is_encoded_source
@@ -190,10 +190,15 @@ class FrameSelector:
         warnings = list(features.warnings)
         relevance = None
         if query is not None:
-            embedded, lost = self.encoder.encode_text(query)
-            relevance = relevance_to(features.descriptors, embedded)
-            if lost:
-                warnings.append(tokens_cut_note(lost))
+            pieces = self.encoder.encode_text(query)
+            if pieces.shape[-1] != features.descriptors.shape[-1]:
+                raise EncoderError(
+                    f"{self.encoder.name} is no dual encoder: it makes {features.descriptors.shape[-1]} numbers of a "
+                    f"picture and {pieces.shape[-1]} of a text, which cannot be compared; give one such as "
+                    f"{DEFAULT_ENCODER}"
+                )
+            relevance = relevance_to(features.descriptors, pieces)
+            warnings += pieces_notes(len(pieces))
         count = len(features.candidate_indices)
         if count < k:
             remedy = "a higher candidate_fps gives more"

@@ -1,6 +1,6 @@
-"""Any dual encoder of transformers (CLIP, SigLIP, SigLIP 2, ...) as a judge of frames against a query.
+"""Any dual encoder of transformers (CLIP, SigLIP, SigLIP 2, X-CLIP, ...) as a judge of frames against a query.
 
-Shapes: N frames, d embedding width. Embeddings are float32 on the CPU and not normalised.
+Shapes: N frames, P pieces of a query, d embedding width. Embeddings are float32 on the CPU and not normalised.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from safetensors import SafetensorError
 from tqdm import tqdm
 
 from ntlbg.errors import InputError, first_sentence
-from ntlbg.processors.dual_encoder_ntlbg import picture_inputs, text_inputs
+from ntlbg.modeling_ntlbg.scorer_ntlbg import clip_windows, embed_clips
+from ntlbg.processors.dual_encoder_ntlbg import picture_inputs, picture_processor, text_inputs
 
 
 DEFAULT_ENCODER = "google/siglip2-base-patch16-224"
@@ -33,24 +34,33 @@ class EncoderError(InputError):
 class DualEncoder:
     """A dual encoder and its processor, loaded once.
 
+    An encoder of videos (X-CLIP, VideoPrism) judges each frame by the short clip around it: `num_frames` neighbouring
+    candidates, so it costs that many times as much. X-CLIP's texts are embedded without its video-specific prompt,
+    which would need all patches of every clip once more for each query.
+
     Args:
-        model: a transformers model with `get_image_features` and `get_text_features`.
-        processor: its processor (tokenizer and image processor).
+        model: a transformers model with `get_text_features` and `get_image_features` or `get_video_features`.
+        processor: its processor (tokenizer and image or video processor).
         name: how it is called in reports.
     """
 
     def __init__(self, model: torch.nn.Module, processor: Any, name: str):
-        for method in ("get_image_features", "get_text_features"):
-            if not callable(getattr(model, method, None)):
-                raise EncoderError(
-                    f"{name} ({type(model).__name__}) is no dual encoder: it has no {method}; give one such as "
-                    f"{DEFAULT_ENCODER} or openai/clip-vit-base-patch32"
-                )
+        methods = {m for m in ("text", "image", "video") if callable(getattr(model, f"get_{m}_features", None))}
+        if "text" not in methods or methods == {"text"}:
+            raise EncoderError(
+                f"{name} ({type(model).__name__}) is no dual encoder of pictures and texts: it has no "
+                f"get_{'text' if 'text' not in methods else 'image'}_features; give one such as {DEFAULT_ENCODER} or "
+                "openai/clip-vit-base-patch32"
+            )
+        if "image" not in methods and "num_frames" not in model.config.vision_config.to_dict():
+            raise EncoderError(
+                f"{name} ({type(model).__name__}) is an encoder of videos that does not say how many frames it sees; "
+                f"give one such as {DEFAULT_ENCODER} or microsoft/xclip-base-patch32"
+            )
         self.model = model.eval()
         self.processor = processor
         # SigLIP 2's tokenizer does not know how much its text tower reads.
-        reads = int(model.config.get_text_config().max_position_embeddings)
-        processor.tokenizer.model_max_length = min(reads, processor.tokenizer.model_max_length)
+        processor.tokenizer.model_max_length = min(_reads(model), processor.tokenizer.model_max_length)
         self.name = name
 
     @classmethod
@@ -82,37 +92,50 @@ class DualEncoder:
                 f"the encoder {name!r} cannot be loaded ({reason_of(error, name)}): give a local folder or a cached "
                 "name with encoder= (--encoder PATH), go online, or drop the query to choose without one"
             ) from error
-        return cls(model.to(device), processor, str(name))
+        encoder = cls(model.to(device), processor, str(name))
+        # What embeds no text is found out before a video is looked at.
+        encoder.encode_text("a")
+        return encoder
 
     @property
     def input_side(self) -> int:
-        """Side in pixels of the pictures the image tower looks at; larger ones are scaled down by the processor."""
-        vision = self.model.config.vision_config.to_dict()
-        if "image_size" in vision:
-            size = vision["image_size"]
-            return int(max(size) if isinstance(size, list | tuple) else size)
-        # SigLIP 2 (NaFlex) keeps the aspect ratio within a budget of patches instead.
-        return round(vision["patch_size"] * vision["num_patches"] ** 0.5)
+        """Side in pixels of the pictures the encoder looks at; larger ones are scaled down by the processor."""
+        prepare = picture_processor(self.processor)
+        if prepare.size is None:
+            # SigLIP 2 (NaFlex) keeps the aspect ratio within a budget of patches instead.
+            return round(prepare.patch_size * prepare.max_num_patches**0.5)
+        return max(int(side) for side in dict(prepare.size).values() if side is not None)
 
     @torch.inference_mode()
     def encode_images(self, frames: np.ndarray, batch_size: int = 32, progress: bool = False) -> torch.Tensor:
         """Embed frames, uint8 (N, H, W, 3) RGB, `batch_size` at a time -> (N, d)."""
+        windows = clip_windows(self.model, len(frames))
+        chunks = windows.split(max(batch_size // windows.shape[1], 1))
         embedded = []
-        starts = range(0, len(frames), batch_size)
-        for start in tqdm(starts, desc="encode", unit="batch", delay=1.0, leave=False, disable=not progress):
-            inputs = picture_inputs(self.processor, frames[start : start + batch_size])
-            embedded.append(_embedding(self.model.get_image_features(**self._placed(inputs))))
+        for chunk in tqdm(chunks, desc="encode", unit="batch", delay=1.0, leave=False, disable=not progress):
+            first = int(chunk.min())
+            pictures = self._placed(picture_inputs(self.processor, frames[first : int(chunk.max()) + 1]))
+            embedded.append(embed_clips(self.model, pictures, chunk - first).cpu())
         return torch.cat(embedded)
 
     @torch.inference_mode()
-    def encode_text(self, text: str) -> tuple[torch.Tensor, int]:
-        """Embed one text.
+    def encode_text(self, text: str) -> torch.Tensor:
+        """Embed one text -> (P, d), one row for each piece the encoder can read; P is 1 unless the text is long.
 
-        Returns:
-            the embedding (d,), and how many tokens were cut off because the text was longer than the encoder reads.
+        Raises:
+            EncoderError: the text is far too long, or the model makes no one embedding of it.
         """
-        inputs, cut = text_inputs(self.processor, text)
-        return _embedding(self.model.get_text_features(**self._placed(inputs)))[0], cut
+        try:
+            inputs = text_inputs(self.processor, text)
+        except ValueError as error:
+            raise EncoderError(str(error)) from error
+        embedded = self.model.get_text_features(**self._placed(inputs)).pooler_output
+        if embedded is None or embedded.ndim != 2:
+            raise EncoderError(
+                f"{self.name} ({type(self.model).__name__}) is no dual encoder: it makes no one embedding of a text; "
+                f"give one such as {DEFAULT_ENCODER} or openai/clip-vit-base-patch32"
+            )
+        return embedded.float().cpu()
 
     def _placed(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {name: value.to(self.model.device) for name, value in inputs.items()}
@@ -130,8 +153,12 @@ def reason_of(error: Exception, name: str) -> str:
     return first_sentence(error)
 
 
-def _embedding(output: Any) -> torch.Tensor:
-    # transformers 5 returns an output object whose pooler_output is the projected embedding; plain tensors come from
-    # older remote code.
-    tensor = output if isinstance(output, torch.Tensor) else output.pooler_output
-    return tensor.float().cpu()
+def _reads(model: torch.nn.Module) -> int:
+    """Tokens that the text tower of `model` has positions for."""
+    count = int(model.config.get_text_config().max_position_embeddings)
+    for name, module in model.named_modules():
+        positions = name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding)
+        if positions and module.num_embeddings == count and module.padding_idx is not None:
+            # RoBERTa's kind (AltCLIP) counts its positions from behind that of padding.
+            return count - module.padding_idx - 1
+    return count

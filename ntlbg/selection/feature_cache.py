@@ -32,6 +32,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from ntlbg.errors import InputError
+from ntlbg.processors.dual_encoder_ntlbg import picture_processor
 from ntlbg.processors.video_index_ntlbg import open_container, source_name
 from ntlbg.processors.video_source_ntlbg import VideoLimits
 from ntlbg.selection.encoders import DualEncoder
@@ -49,6 +50,7 @@ _PART = re.compile(r"[0-9a-f]{64}\.[0-9a-f]{16}\.part")
 
 # What a look at a video runs through: a change of any of these files makes other entries.
 _CODE = (
+    "ntlbg.modeling_ntlbg.scorer_ntlbg",
     "ntlbg.processors.dual_encoder_ntlbg",
     "ntlbg.processors.video_decoding_ntlbg",
     "ntlbg.processors.video_index_ntlbg",
@@ -273,7 +275,7 @@ def encoder_fingerprint(encoder: DualEncoder) -> str:
     described = {
         "class": f"{type(encoder.model).__module__}.{type(encoder.model).__qualname__}",
         "config": config,
-        "pictures": encoder.processor.image_processor.to_dict(),
+        "pictures": picture_processor(encoder.processor).to_dict(),
     }
     # Buffers by name, because those that are not saved are absent from the state dict.
     tensors = [*encoder.model.named_parameters(), *encoder.model.named_buffers()]
