@@ -16,8 +16,10 @@ examples:
   ntlbg select holiday.mp4 -k 16
   ntlbg select holiday.mp4 "where do they park the car?" -k 8 --out frames/ --report holiday.html
   ntlbg ask lecture.mkv "What is on the third slide?" "Who asks first?" --model ./my-ntlbg -k 32
+  ntlbg data features questions.jsonl --out features/ --workers 8
 
-exit codes: 0 done, 2 bad input or usage (one sentence on the standard error), 130 interrupted
+exit codes: 0 done, 1 done except for bad videos of many (ntlbg data), 2 bad input or usage (one sentence on the
+standard error), 130 interrupted
 """
 
 
@@ -25,7 +27,7 @@ def build_parser() -> Parser:
     """The parser of all commands; importing it loads no model code, so `--help` is quick."""
     from argparse import RawDescriptionHelpFormatter
 
-    from ntlbg import cli_ask, cli_select
+    from ntlbg import cli_ask, cli_data, cli_select
 
     parser = Parser(
         prog="ntlbg",
@@ -37,6 +39,7 @@ def build_parser() -> Parser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
     cli_select.add_command(commands)
     cli_ask.add_command(commands)
+    cli_data.add_command(commands)
     return parser
 
 
@@ -47,11 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; those of the process if None.
 
     Returns:
-        0 done, 2 bad input, 130 interrupted. (argparse itself leaves with 2 on bad usage, with 0 after --help.)
+        0 done, 1 done but for bad videos of many, 2 bad input, 130 interrupted. (argparse itself leaves with 2 on bad
+        usage, with 0 after --help.)
     """
     args = build_parser().parse_args(argv)
     try:
-        args.run(args)
+        code = args.run(args) or 0
         sys.stdout.flush()
     except InputError as error:
         return _refuse(error)
@@ -71,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("ntlbg: interrupted", file=sys.stderr)
         return 130
-    return 0
+    return code
 
 
 def _refuse(error: Exception) -> int:

@@ -18,7 +18,7 @@ from PIL import Image
 from ntlbg.modeling_ntlbg.scorer_ntlbg import pieces_notes, relevance_to
 from ntlbg.modeling_ntlbg.strata_ntlbg import STRATA, select_representatives
 from ntlbg.processors.video_decoding_ntlbg import VideoLimits, decode_candidates, decode_frames
-from ntlbg.processors.video_source_ntlbg import is_encoded_source
+from ntlbg.processors.video_source_ntlbg import CandidateFrames, is_encoded_source
 from ntlbg.selection.descriptors import describe_frames
 from ntlbg.selection.encoders import DEFAULT_ENCODER, DualEncoder, EncoderError
 from ntlbg.selection.feature_cache import DEFAULT_MAX_BYTES, FeatureCache, default_cache_dir, encoder_fingerprint
@@ -90,27 +90,36 @@ class FrameSelector:
         Raises:
             VideoError: the video cannot be read or exceeds the limits.
         """
+
+        def look() -> CandidateFeatures:
+            return self.describe(decode_candidates(video, source_fps=source_fps, **self.sampling), video, source_fps)
+
         if self.cache is None or not is_encoded_source(video):
-            return self._look(video, source_fps)
-        settings = self._settings()
-        features = self.cache.features(video, settings, self.limits, look=lambda: self._look(video, source_fps))
+            return look()
+        features = self.cache.features(video, self.settings(), self.limits, look)
         name = None if self.encoder is None else self.encoder.name
         return dataclasses.replace(features, encoder=name, source=video, source_fps=source_fps)
 
     @property
-    def _side(self) -> int:
-        return DESCRIPTOR_SIDE if self.encoder is None else 2 * self.encoder.input_side
+    def sampling(self) -> dict:
+        """The arguments of `decode_candidates` that this selector looks with."""
+        return {
+            "candidate_fps": self.candidate_fps,
+            "max_candidates": self.max_candidates,
+            "max_side": DESCRIPTOR_SIDE if self.encoder is None else 2 * self.encoder.input_side,
+            "limits": self.limits,
+        }
 
     @functools.cached_property
     def _fingerprint(self) -> str:
         return encoder_fingerprint(self.encoder)
 
-    def _settings(self) -> dict:
+    def settings(self) -> dict:
         """All that decides descriptors and candidates, apart from the video and the code."""
         settings: dict[str, Any] = {
             "candidate_fps": float(self.candidate_fps),
             "max_candidates": int(self.max_candidates),
-            "max_side": self._side,
+            "max_side": self.sampling["max_side"],
             "limits": {name: float(value) for name, value in dataclasses.asdict(self.limits).items()},
         }
         if self.encoder is not None:
@@ -120,15 +129,14 @@ class FrameSelector:
             settings["batch_size"] = int(self.batch_size)
         return settings
 
-    def _look(self, video: Any, source_fps: float | None) -> CandidateFeatures:
-        candidates = decode_candidates(
-            video,
-            candidate_fps=self.candidate_fps,
-            max_candidates=self.max_candidates,
-            max_side=self._side,
-            source_fps=source_fps,
-            limits=self.limits,
-        )
+    def describe(
+        self, candidates: CandidateFrames, source: Any = None, source_fps: float | None = None
+    ) -> CandidateFeatures:
+        """What `encode` makes of candidates that were decoded with `sampling`.
+
+        Args:
+            source, source_fps: the video, where its frames shall be read again.
+        """
         if self.encoder is None:
             descriptors = describe_frames(candidates.frames)
         else:
@@ -145,7 +153,7 @@ class FrameSelector:
             width=candidates.width,
             name=candidates.name,
             warnings=list(candidates.warnings),
-            source=video,
+            source=source,
             source_fps=source_fps,
         )
 

@@ -6,6 +6,8 @@ Shapes: N candidates, d descriptor width, k chosen frames.
 from __future__ import annotations
 
 import json
+import os
+import secrets
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,7 +54,7 @@ class CandidateFeatures:
     source_fps: float | None = None
 
     def save(self, path: str | Path) -> Path:
-        """Write everything but the pictures to one `.npz` file (no pickle inside)."""
+        """Write everything but the pictures to one `.npz` file (no pickle inside), whole or not at all."""
         path = Path(path)
         if path.suffix != ".npz":
             raise ValueError(f"features are kept in a .npz file, got {path.name!r}; give a name that ends in .npz")
@@ -67,14 +69,22 @@ class CandidateFeatures:
             "name": self.name,
             "warnings": self.warnings,
         }
-        with path.open("wb") as file:
-            np.savez(
-                file,
-                descriptors=self.descriptors.numpy(),
-                candidate_indices=self.candidate_indices,
-                candidate_seconds=self.candidate_seconds,
-                facts=np.frombuffer(json.dumps(facts).encode(), dtype=np.uint8),
-            )
+        part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+        try:
+            with part.open("xb") as file:
+                np.savez(
+                    file,
+                    descriptors=self.descriptors.numpy(),
+                    candidate_indices=self.candidate_indices,
+                    candidate_seconds=self.candidate_seconds,
+                    facts=np.frombuffer(json.dumps(facts).encode(), dtype=np.uint8),
+                )
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
         return path
 
     @classmethod
