@@ -12,6 +12,7 @@ _PUBLIC = {
     "NTLBGProcessor": "ntlbg.processors.processing_ntlbg",
     "NTLBGVideoProcessor": "ntlbg.processors.video_processing_ntlbg",
     "Selection": "ntlbg.modeling_ntlbg.selection_ntlbg",
+    "StreamingGaussian": "ntlbg.modeling_ntlbg.streaming_ntlbg",
     "VideoAnswerer": "ntlbg.selection.answering",
     "select_frames": "ntlbg.selection.api",
 }

@@ -185,8 +185,10 @@ def test_an_extreme_prior_is_capped_so_that_float32_still_whitens():
         torch.randn(5, 16, generator=torch.Generator().manual_seed(0)).repeat_interleave(20, dim=0),
         (torch.randn(40, 16, generator=torch.Generator().manual_seed(0)) * 1e4).half(),
         torch.randn(30, 8, generator=torch.Generator().manual_seed(0)) * 1e-3 + 1e3,
+        torch.randn(30, 8, generator=torch.Generator().manual_seed(0)) * 1e15,
+        torch.randn(30, 8, generator=torch.Generator().manual_seed(0)) * 1e-30,
     ],
-    ids=["one", "zero", "constant", "T<r", "d=1", "dead", "condition", "duplicates", "half", "offset"],
+    ids=["one", "zero", "constant", "T<r", "d=1", "dead", "condition", "duplicates", "half", "offset", "huge", "tiny"],
 )
 def test_degenerate_videos_have_finite_gaussians(descriptors):
     gaussian = fit_gaussian(descriptors, rank=32)
@@ -207,8 +209,14 @@ def test_degenerate_videos_have_finite_gaussians(descriptors):
         ({"descriptors": torch.zeros(0, 4)}, "shape"),
         ({"descriptors": torch.tensor([[1.0, float("nan")], [0.0, 1.0]])}, "NaN or infinite values in 1 of 2"),
         ({"descriptors": torch.tensor([[1.0, float("inf")]])}, "NaN or infinite"),
+        ({"descriptors": torch.full((3, 2), 1e30)}, "too large for sums of squares in float32: their norm is inf"),
+        ({"descriptors": torch.full((3, 2), 1e300, dtype=torch.float64)}, "too large"),
+        ({"descriptors": [[1.0, 2.0]]}, "must be a torch.Tensor, but they are a list"),
         ({"descriptors": torch.ones(3, 2), "weights": torch.ones(2)}, "weights"),
         ({"descriptors": torch.ones(3, 2), "weights": torch.zeros(3)}, "not all zero"),
+        ({"descriptors": torch.ones(3, 2), "weights": torch.full((3,), 3e38)}, "finite sum"),
+        ({"descriptors": torch.ones(3, 2), "weights": torch.tensor([1.0, float("nan"), 1.0])}, "finite sum"),
+        ({"descriptors": torch.ones(3, 2), "weights": torch.tensor([1.0, -0.1, 1.0])}, ">= 0"),
         ({"descriptors": torch.ones(3, 2), "rank": 0}, "rank"),
         ({"descriptors": torch.ones(3, 24), "prior": random_gaussian(), "kappa": -1.0}, "kappa"),
     ],

@@ -17,6 +17,8 @@ MAX_FACTOR_GAIN = 1e4
 _OVERSAMPLING = 10
 _POWER_ITERATIONS = 2
 _TRACE_PROBES = 16
+# Sums of squares stay in float32's range below this norm of all values; 300 times the margin for their sums.
+_MAX_NORM = 1e18
 # Rows worked on at a time: 2 MiB at d = 1024, so that what is made of a chunk stays in a core's cache.
 CHUNK = 512
 # The basis starts from about this many rows at equal steps, and is refined on all of them.
@@ -132,7 +134,12 @@ def effective_sample_size(centred: torch.Tensor, weights: torch.Tensor) -> torch
     if len(centred) < 2 or energy <= 0:
         return torch.ones_like(size)
     pair = (weights[1:] * weights[:-1]).sqrt()
-    phi = (pair @ _row_products(centred[1:], centred[:-1]) / energy).clamp(0.0, 0.9999)
+    return correlated_size(size, pair @ _row_products(centred[1:], centred[:-1]), energy)
+
+
+def correlated_size(size: torch.Tensor, lagged_energy: torch.Tensor, energy: torch.Tensor) -> torch.Tensor:
+    """n_c of `effective_sample_size` from its sums: n, Σ sqrt(w_t w_t-1) y_t·y_t-1 and Σ w |y|² > 0."""
+    phi = (lagged_energy / energy).clamp(0.0, 0.9999)
     return (size * (1 - phi.square()) / (1 + phi.square())).clamp(min=1.0)
 
 
@@ -144,14 +151,17 @@ def oas_shrinkage(trace: torch.Tensor, trace_of_square: torch.Tensor, dim: int, 
 
 
 def check_descriptors(descriptors: torch.Tensor) -> None:
-    """Refuse anything that is not a finite, non-empty (T, d) tensor, in one sentence."""
+    """Refuse anything that is not a finite, non-empty (T, d) tensor of sane size, in one sentence."""
+    if not isinstance(descriptors, torch.Tensor):
+        raise ValueError(f"`descriptors` must be a torch.Tensor, but they are a {type(descriptors).__name__}.")
     if descriptors.dim() != 2 or 0 in descriptors.shape:
         raise ValueError(
             f"`descriptors` must have shape (T, d) with T >= 1 and d >= 1, but the shape is "
             f"{tuple(descriptors.shape)}; pass one vector per group of one video."
         )
-    # A sum carries any NaN or infinity and is the cheapest thing to take of all values. It may overflow by itself.
-    if torch.isfinite(descriptors.detach().sum(dtype=torch.float32)):
+    # A norm carries any NaN or infinity, and is the cheapest thing to take of all values.
+    norm = float(torch.linalg.vector_norm(descriptors.detach().float()))
+    if norm <= _MAX_NORM:
         return
     bad = int((~torch.isfinite(descriptors)).any(dim=1).sum())
     if bad:
@@ -159,6 +169,10 @@ def check_descriptors(descriptors: torch.Tensor) -> None:
             f"`descriptors` hold NaN or infinite values in {bad} of {len(descriptors)} groups; "
             "check the encoder's precision (float16 overflows above 65504) before selecting."
         )
+    raise ValueError(
+        f"`descriptors` are too large for sums of squares in float32: their norm is {norm:.3g}, the limit "
+        f"{_MAX_NORM:.0e}; divide them by a constant, or scale each vector to length 1."
+    )
 
 
 def _check_weights(weights: torch.Tensor | None, descriptors: torch.Tensor) -> torch.Tensor:
@@ -170,8 +184,8 @@ def _check_weights(weights: torch.Tensor | None, descriptors: torch.Tensor) -> t
             f"{tuple(weights.shape)}."
         )
     weights = weights.float()
-    if not torch.isfinite(weights).all() or (weights < 0).any() or weights.sum() <= 0:
-        raise ValueError("`weights` must be finite, >= 0 and not all zero; pass None for equal weights.")
+    if not 0 < weights.sum() < torch.inf or (weights < 0).any():
+        raise ValueError("`weights` must be >= 0, not all zero, and have a finite sum; pass None for equal weights.")
     return weights / weights.sum()
 
 
@@ -220,7 +234,8 @@ def fit_gaussian(
     With a prior N(mu0, D0 + U0 U0ᵀ) and the gate kappa >= 0 (in groups: what the prior is worth),
         mu = (kappa mu0 + n_c xbar_w)/(kappa + n_c),   Σ = (1 - b) Σ_emp + b (D0 + U0 U0ᵀ),   b = kappa/(kappa + n_c):
     the posterior of a normal-inverse-Wishart prior without its rank-one term. The factor is then the two factors side
-    by side, exactly. kappa = 0 gives the pure empirical moments, with a gradient to kappa.
+    by side, exactly. kappa = 0 gives the pure empirical moments, with a gradient to kappa. Descriptors too many to
+    hold go through `streaming_ntlbg.StreamingGaussian`.
 
     Args:
         descriptors (`torch.Tensor` of shape `(T, d)`): any float type, in time order.
@@ -232,7 +247,7 @@ def fit_gaussian(
         float32 `LowRankGaussian` with factor (d, rank), or (d, rank + r0) when a prior is given.
 
     Raises:
-        ValueError: not (T, d), not finite, bad weights, rank < 1, kappa < 0.
+        ValueError: not (T, d), not finite, too large for float32, bad weights, rank < 1, kappa < 0.
     """
     check_descriptors(descriptors)
     if rank < 1:
@@ -276,23 +291,47 @@ def _empirical_covariance(
     for rows, part, centred in zip(descriptors.split(CHUNK), weights.split(CHUNK), scaled.split(CHUNK), strict=True):
         torch.sub(rows.float(), mean, out=centred)
         variance += (part[:, None] * centred * centred).sum(0)
-    # A channel that does not move still needs a unit: its rounding error, or a millionth of the usual deviation.
-    rounding = 8 * torch.finfo(torch.float32).eps * mean.abs().mean()
-    floor = torch.maximum(1e-6 * variance.mean().sqrt(), rounding).clamp(min=1e-10)
-    scale = variance.sqrt().clamp(min=floor)
+    scale = channel_scale(mean, variance)
     scaled /= scale
     size = effective_sample_size(scaled, weights)
     if count == 1:
         return scale.square(), torch.zeros(dim, rank, device=scaled.device), size
 
     vectors, values, trace_of_square = _top_factor(scaled, weights, rank)
+    diagonal, factor = shrunk_ppca(scale, variance, vectors, values, trace_of_square, size, count)
+    return diagonal, factor, size
+
+
+def channel_scale(mean: torch.Tensor, variance: torch.Tensor) -> torch.Tensor:
+    """The unit (d,) each channel is measured in: its deviation, and never 0."""
+    # A channel that does not move still needs a unit: its rounding error, or a millionth of the usual deviation.
+    rounding = 8 * torch.finfo(torch.float32).eps * mean.abs().mean()
+    floor = torch.maximum(1e-6 * variance.mean().sqrt(), rounding).clamp(min=1e-10)
+    return variance.sqrt().clamp(min=floor)
+
+
+def shrunk_ppca(
+    scale: torch.Tensor,
+    variance: torch.Tensor,
+    vectors: torch.Tensor,
+    values: torch.Tensor,
+    trace_of_square: torch.Tensor,
+    size: torch.Tensor,
+    count: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """diagonal (d,) and factor (d, rank) of the model in `fit_gaussian`, from what is known of the covariance.
+
+    S is the covariance of the channels in units of `scale` (d,): `vectors` (d, rank) and `values` (rank,), falling,
+    are its leading eigenpairs, `trace_of_square` its tr(S²), `size` its n_c, and `count` the T >= 2 groups behind it.
+    """
+    dim, rank = vectors.shape
     trace = (variance / scale.square()).sum()
     shrink = oas_shrinkage(trace, trace_of_square, dim, size)
     kept = min(rank, count - 1, dim - 1)
-    values[kept:] = 0.0
+    values = torch.cat([values[:kept], torch.zeros_like(values[kept:])])
     rest = (trace - values.sum()).clamp(min=0.0) / max(dim - kept, 1)
     noise = (1 - shrink) * rest + shrink
     top = (1 - shrink) * values[:1].sum()
     noise = torch.maximum(noise, top / MAX_FACTOR_GAIN).clamp(min=math.sqrt(torch.finfo(torch.float32).eps))
     excess = ((1 - shrink) * (values - rest)).clamp(min=0.0)
-    return noise * scale.square(), scale[:, None] * vectors * excess.sqrt(), size
+    return noise * scale.square(), scale[:, None] * vectors * excess.sqrt()
