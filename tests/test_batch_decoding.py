@@ -3,6 +3,7 @@
 import pytest
 from odd_videos import numbered_frames, turn_clockwise, write_audio, write_video
 from tiny_encoders import save_encoder
+from torch.utils.data import DataLoader, IterableDataset
 
 from ntlbg.data.batch_decoding import decode_videos, encode_videos
 from ntlbg.processors.video_decoding_ntlbg import VideoError, VideoLimits, decode_candidates
@@ -113,6 +114,19 @@ def test_features_equal_those_of_the_selector(kind, videos, bad, tmp_path):
             assert getattr(result.features, fact) == getattr(alone, fact)
 
 
-def test_the_bar_counts_videos(videos, capsys):
-    list(decode_videos(videos[:2], workers=1, progress=True, **LOOK))
-    assert "2/2" in capsys.readouterr().err
+def test_the_bar_counts_videos_and_bad_ones(videos, bad, capsys):
+    list(decode_videos([videos[0], bad[0]], workers=1, progress=True, **LOOK))
+    last = capsys.readouterr().err.rstrip().rsplit("\r", 1)[-1]
+    assert "2/2" in last
+    assert "bad=1" in last
+
+
+def test_a_data_loader_reads_them_in_the_training_process(videos):
+    class Videos(IterableDataset):
+        def __iter__(self):
+            return (video.candidates.frames for video in decode_videos(videos, workers=2, **LOOK))
+
+    loader = DataLoader(Videos(), batch_size=None)
+    for _ in range(2):
+        shapes = [tuple(frames.shape) for frames in loader]
+        assert shapes == [decode_candidates(video, **LOOK).frames.shape for video in videos]

@@ -174,9 +174,13 @@ def _outcomes(job: Callable, videos: Iterable[Any], workers: int | None, **pool)
 
 
 def _each(outcomes: Iterator[Outcome], convert: Callable, bar: tqdm) -> Iterator[BatchVideo]:
+    bad = 0
     with closing(outcomes), bar:
         for outcome in outcomes:
             video = convert(outcome)
+            if video.error is not None:
+                bad += 1
+                bar.set_postfix(bad=bad, refresh=False)
             # Nothing here keeps the pixels alive while others are awaited.
             del outcome
             bar.update()
