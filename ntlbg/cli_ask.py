@@ -16,7 +16,6 @@ from ntlbg.cli_common import (
     positive_int,
     print_notes,
     quiet_libraries,
-    table,
     write_json,
 )
 from ntlbg.plain_text import printable
@@ -122,23 +121,31 @@ def run(args: argparse.Namespace) -> None:
     _write(args, opened.candidates, answers, {"load the model": stages.timings["load the model"], **opened.timings})
 
 
-def describe(answer: Answer) -> str:
-    """One answer with its evidence as a table."""
-    from ntlbg.report.evidence import Evidence, clock
+def describe(answer: Answer, duration: float) -> str:
+    """One answer with its evidence as a table; `duration` of the video in seconds."""
+    from ntlbg.report.evidence import Evidence
+    from ntlbg.tables import clock, stretches_text, table
 
     evidence = Evidence.of(answer.selection)
     groups = "1 group" if answer.num_groups == 1 else f"{answer.num_groups} groups"
     frames = "1 frame" if answer.num_frames == 1 else f"{answer.num_frames} frames"
     rows = [
-        (str(rank), clock(float(second), tenths=True), f"{second:.3f}", stratum, f"{weight:.1%}")
-        for rank, (second, stratum, weight) in enumerate(
-            zip(evidence.seconds, evidence.strata, evidence.weights, strict=True), start=1
+        (
+            str(rank),
+            clock(float(second), tenths=True),
+            f"{second:.3f}",
+            stratum,
+            f"{weight:.1%}",
+            stretches_text(found, float(second)),
+        )
+        for rank, (second, stratum, weight, found) in enumerate(
+            zip(evidence.seconds, evidence.strata, evidence.weights, evidence.windows(duration), strict=True), start=1
         )
     ]
     return (
         f"{printable(answer.question)}\n{printable(answer.text)}\n\n"
         f"from {groups} = {frames}, of {len(evidence.candidate_seconds)} candidate {evidence.unit}s\n"
-        + table(("rank", "time", "seconds", "stratum", "weight"), rows)
+        + table(("rank", "time", "seconds", "stratum", "weight", "stands for"), rows)
     )
 
 
@@ -153,7 +160,7 @@ def _write(args: argparse.Namespace, candidates, answers: list[Answer], timings:
         }
         write_json(args.json, content)
     if args.json != "-":
-        print("\n\n".join(describe(answer) for answer in answers))
+        print("\n\n".join(describe(answer, candidates.duration) for answer in answers))
     if args.report is not None:
         from ntlbg.report import ReportQuestion, VideoFacts, write_report
 

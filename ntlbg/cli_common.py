@@ -1,4 +1,4 @@
-"""What the commands share: one-sentence errors, options, outputs, progress and tables."""
+"""What the commands share: one-sentence errors, options, outputs, and progress."""
 
 from __future__ import annotations
 
@@ -203,20 +203,6 @@ def write_json(target: str, content: dict) -> None:
         print(text)
     else:
         Path(target).write_text(text + "\n", encoding="utf-8")
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns aligned to the right, except names (strata) to the left."""
-    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
-    left = [head[column] == "stratum" for column in range(len(head))]
-    lines = []
-    for row in [head, *rows]:
-        cells = [
-            cell.ljust(width) if is_left else cell.rjust(width)
-            for cell, width, is_left in zip(row, widths, left, strict=True)
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
 
 
 def print_notes(notes: Sequence[str]) -> None:

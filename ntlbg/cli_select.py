@@ -21,10 +21,8 @@ from ntlbg.cli_common import (
     positive_int,
     print_notes,
     quiet_libraries,
-    table,
     write_json,
 )
-from ntlbg.plain_text import printable
 
 
 if TYPE_CHECKING:
@@ -117,48 +115,15 @@ def run(args: argparse.Namespace) -> None:
     if args.json is not None:
         write_json(args.json, selection.to_dict() | {"timings": stages.timings})
     if args.json != "-":
-        print(describe(selection))
+        print(selection)
         if needs_pictures:
             print("\n".join(f"wrote {path}" for path in written))
     print_notes(selection.warnings)
 
 
-def describe(selection: FrameSelection) -> str:
-    """The selection as a table with its head line."""
-    from ntlbg.report.evidence import clock
-
-    counts = ", ".join(
-        f"{selection.strata.count(stratum)} {stratum}"
-        for stratum in ("relevance", "novelty", "coverage")
-        if stratum in selection.strata
-    )
-    judge = "the weight-free descriptor" if selection.encoder is None else selection.encoder
-    groups = "1 group" if selection.k == 1 else f"{selection.k} groups"
-    frames = "1 frame" if selection.k == 1 else f"{selection.k} frames"
-    rows = [
-        (
-            str(rank),
-            str(int(index)),
-            clock(float(second), tenths=True),
-            f"{second:.3f}",
-            stratum,
-            f"{weight:.1%}",
-        )
-        for rank, (index, second, stratum, weight) in enumerate(
-            zip(selection.indices, selection.seconds, selection.strata, selection.weights, strict=True), start=1
-        )
-    ]
-    return (
-        f"{printable(selection.name)}: {frames} of {selection.num_candidates} candidates ({counts}), "
-        f"judged by {judge}\n"
-        f"as a video for a VLM that fuses frames in time, each frame is a group of its own: {groups}\n\n"
-        + table(("rank", "picture", "time", "seconds", "stratum", "weight"), rows)
-    )
-
-
 def _write_pictures(args: argparse.Namespace, selection: FrameSelection, timings: dict[str, float]) -> list[Path]:
     from ntlbg.report import ReportQuestion, VideoFacts, contact_sheet, write_report
-    from ntlbg.report.evidence import clock
+    from ntlbg.tables import clock
 
     written: list[Path] = []
     if args.out is not None:

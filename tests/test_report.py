@@ -13,9 +13,9 @@ from PIL import Image
 
 from ntlbg.modeling_ntlbg.selection_ntlbg import Selection
 from ntlbg.report import Evidence, ReportQuestion, VideoFacts, contact_sheet, timeline_svg, write_report
-from ntlbg.report.evidence import clock
 from ntlbg.report.timeline import time_ticks
 from ntlbg.selection.features import FrameSelection
+from ntlbg.tables import clock
 
 
 HOSTILE = '</style><script>alert(1)</script><img src=x onerror="alert(2)">&amp; "\' $title ${facts}'

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ntlbg.selection.features import FrameSelection
+from ntlbg.tables import clock, stretches
 
 
 if TYPE_CHECKING:
@@ -99,15 +100,7 @@ class Evidence:
         Returns:
             k lists of (start, stop) seconds; together they tile [0, end] without overlap.
         """
-        times = self.candidate_seconds
-        middles = (times[1:] + times[:-1]) / 2
-        borders = np.concatenate(([0.0], middles, [max(end, float(times[-1]))]))
-        windows: list[list[tuple[float, float]]] = [[] for _ in self.positions]
-        starts = np.flatnonzero(np.concatenate(([True], self.cells[1:] != self.cells[:-1])))
-        stops = np.append(starts[1:], len(self.cells))
-        for start, stop in zip(starts, stops, strict=True):
-            windows[int(self.cells[start])].append((float(borders[start]), float(borders[stop])))
-        return windows
+        return stretches(self.candidate_seconds, self.cells, len(self.positions), end)
 
     def own_window(self, rank: int, end: float) -> tuple[float, float, int]:
         """The stretch around representative `rank` itself, and how many further stretches it stands for."""
@@ -150,16 +143,6 @@ class Evidence:
             "cells": [int(cell) for cell in self.cells],
             "notes": list(self.notes),
         }
-
-
-def clock(seconds: float, tenths: bool = False) -> str:
-    """`mm:ss`, `h:mm:ss` from one hour on, with tenths of a second if asked: 75.25 -> "01:15" or "01:15.3"."""
-    units = round(seconds * 10) if tenths else round(seconds) * 10
-    whole, tenth = divmod(units, 10)
-    minutes, second = divmod(whole, 60)
-    hours, minute = divmod(minutes, 60)
-    text = f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute:02d}:{second:02d}"
-    return f"{text}.{tenth}" if tenths else text
 
 
 def _array(values: torch.Tensor, dtype: type) -> np.ndarray:

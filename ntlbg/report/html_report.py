@@ -17,9 +17,10 @@ from PIL import Image
 
 from ntlbg.modeling_ntlbg.strata_ntlbg import STRATA
 from ntlbg.plain_text import shown
-from ntlbg.report.evidence import WHY, Evidence, clock
+from ntlbg.report.evidence import WHY, Evidence
 from ntlbg.report.timeline import shape, timeline_svg
 from ntlbg.selection.features import FrameSelection
+from ntlbg.tables import clock
 
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ import numpy as np
 
 from ntlbg.modeling_ntlbg.strata_ntlbg import STRATA
 from ntlbg.plain_text import shown
-from ntlbg.report.evidence import Evidence, clock
+from ntlbg.report.evidence import Evidence
+from ntlbg.tables import clock
 
 
 WIDTH = 960

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from ntlbg.modeling_ntlbg.scorer_ntlbg import pieces_notes, relevance_to
 from ntlbg.modeling_ntlbg.strata_ntlbg import STRATA, select_representatives
@@ -22,7 +21,7 @@ from ntlbg.processors.video_source_ntlbg import CandidateFrames, is_encoded_sour
 from ntlbg.selection.descriptors import describe_frames
 from ntlbg.selection.encoders import DEFAULT_ENCODER, DualEncoder, EncoderError
 from ntlbg.selection.feature_cache import DEFAULT_MAX_BYTES, FeatureCache, default_cache_dir, encoder_fingerprint
-from ntlbg.selection.features import CandidateFeatures, FrameSelection
+from ntlbg.selection.features import CandidateFeatures, FrameSelection, bounded
 
 
 # The weight-free descriptor averages over cells of a 32 x 32 grid; more pixels than this change nothing.
@@ -231,7 +230,7 @@ class FrameSelector:
             decoded = decode_frames(
                 features.source, indices, max_side=max_side, source_fps=features.source_fps, limits=self.limits
             )
-            frames = _bounded(decoded.frames, max_side)
+            frames = bounded(decoded.frames, max_side)
             warnings += [warning for warning in decoded.warnings if warning not in warnings]
         return FrameSelection(
             indices=indices,
@@ -305,15 +304,6 @@ def select_frames(
         cache_dir=cache_dir,
     )
     return selector.select(selector.encode(video, source_fps=source_fps), query, k, max_side=max_side)
-
-
-def _bounded(frames: np.ndarray, max_side: int | None) -> np.ndarray:
-    # Files are scaled while decoding; frames that were in memory come at the size they have.
-    if max_side is None or max(frames.shape[1:3]) <= max_side:
-        return frames
-    scale = max_side / max(frames.shape[1:3])
-    size = (max(round(frames.shape[2] * scale), 1), max(round(frames.shape[1] * scale), 1))
-    return np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR)) for frame in frames])
 
 
 def _numpy(values: torch.Tensor, dtype: type) -> np.ndarray:

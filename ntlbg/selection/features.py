@@ -9,7 +9,7 @@ import json
 import os
 import secrets
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +17,19 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ntlbg.plain_text import printable
+from ntlbg.processors.video_decoding_ntlbg import VideoFile, VideoLimits, take_frames
+from ntlbg.processors.video_source_ntlbg import frames_in_memory, is_encoded_source
+from ntlbg.selection.selection_file import FORMAT, SelectionError, checked_fields, read_json
+from ntlbg.tables import clock, stretches, stretches_text, table
+
 
 if TYPE_CHECKING:
     from transformers.video_utils import VideoMetadata
 
 
-FORMAT = 1
+# Two times of one picture may differ by so many seconds: FFmpeg's versions do not agree in the last digits.
+_SAME_SECONDS = 0.002
 
 
 @dataclass
@@ -156,18 +163,6 @@ class FrameSelection:
     name: str
     warnings: list[str] = field(default_factory=list)
 
-    _ARRAYS = {
-        "indices": np.int64,
-        "seconds": np.float64,
-        "weights": np.float64,
-        "positions": np.int64,
-        "candidate_indices": np.int64,
-        "candidate_seconds": np.float64,
-        "cells": np.int64,
-        "mahalanobis": np.float64,
-        "relevance": np.float64,
-    }
-
     @property
     def k(self) -> int:
         """Number of chosen frames."""
@@ -177,6 +172,46 @@ class FrameSelection:
     def num_candidates(self) -> int:
         """Number of frames there were to choose from."""
         return len(self.candidate_indices)
+
+    @property
+    def stands_for(self) -> list[list[tuple[float, float]]]:
+        """For each chosen frame the stretches of the video it stands for, (start, end) in seconds, in order.
+
+        A frame may stand for several: where the picture comes back. Borders lie half-way between candidates; together
+        the stretches tile the video. The share of candidates in them is the frame's weight.
+        """
+        return stretches(self.candidate_seconds, self.cells, self.k, self.duration)
+
+    def __str__(self) -> str:
+        """A table: when, why, how much of the video, and which stretches each frame stands for."""
+        counts = ", ".join(
+            f"{self.strata.count(stratum)} {stratum}"
+            for stratum in ("relevance", "novelty", "coverage")
+            if stratum in self.strata
+        )
+        rows = [
+            (
+                str(rank),
+                str(int(index)),
+                clock(float(second), tenths=True),
+                f"{second:.3f}",
+                stratum,
+                f"{weight:.1%}",
+                stretches_text(found, float(second)),
+            )
+            for rank, (index, second, stratum, weight, found) in enumerate(
+                zip(self.indices, self.seconds, self.strata, self.weights, self.stands_for, strict=True), start=1
+            )
+        ]
+        frames = "1 frame" if self.k == 1 else f"{self.k} frames"
+        groups = "1 group" if self.k == 1 else f"{self.k} groups"
+        judge = "the weight-free descriptor" if self.encoder is None else self.encoder
+        return (
+            f"{printable(self.name)}: {frames} of {self.num_candidates} candidates ({counts}), "
+            f"judged by {printable(judge)}\n"
+            f"as a video for a VLM that fuses frames in time, each frame is a group of its own: {groups}\n\n"
+            + table(("rank", "picture", "time", "seconds", "stratum", "weight", "stands for"), rows)
+        )
 
     def images(self) -> list[Image.Image]:
         """The chosen frames as PIL images, for models that take images."""
@@ -252,34 +287,103 @@ class FrameSelection:
             if name == "frames":
                 continue
             described[name] = value.tolist() if isinstance(value, np.ndarray) else value
+        described["stands_for"] = self.stands_for
         return described
 
     @classmethod
     def from_dict(cls, described: dict) -> FrameSelection:
-        """Undo `to_dict`.
+        """Undo `to_dict`; also reads what `ntlbg select --json` wrote.
 
         Raises:
-            ValueError: a field is missing or unknown, or the format is of another version.
+            SelectionError: a field is missing, unknown, of another type or not finite, contradicts another, or the
+                format is of another version.
         """
-        described = dict(described)
-        version = described.pop("format", None)
-        if version != FORMAT:
-            raise ValueError(f"a frame selection of format {FORMAT} is expected, got {version}; select again")
-        expected = set(cls.__dataclass_fields__) - {"frames"}
-        if set(described) != expected:
-            raise ValueError(
-                f"not a frame selection: missing {sorted(expected - set(described))}, "
-                f"unknown {sorted(set(described) - expected)}"
+        return cls(frames=None, **checked_fields(described))
+
+    def save(self, path: str | Path) -> Path:
+        """Write everything but the pixels to one JSON file."""
+        path = Path(path)
+        path.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> FrameSelection:
+        """Read what `save` or `ntlbg select --json` wrote; `with_frames` gives it its pictures again.
+
+        Raises:
+            SelectionError: the file cannot be read or holds no frame selection.
+        """
+        return cls.from_dict(read_json(path))
+
+    def with_frames(
+        self,
+        video: Any,
+        *,
+        max_side: int | None = None,
+        source_fps: float | None = None,
+        limits: VideoLimits | None = None,
+    ) -> FrameSelection:
+        """The same selection with its pictures, read again from its video.
+
+        The video is known by what it holds, not by its name: as many pictures, as long, the candidates shown at the
+        same times, and of the same size. A copy is right; another film of exactly these measures is not found out.
+
+        Args:
+            video: path, binary file object, bytes, array (N, H, W, 3), or list of frames.
+            max_side: longest side in pixels of the frames; their full size if None.
+            source_fps: rate of frames in memory, as it was when they were chosen.
+            limits: what the video may cost, see `VideoLimits`.
+
+        Raises:
+            SelectionError: it is another video. VideoError: it cannot be read.
+        """
+        if is_encoded_source(video):
+            with VideoFile(video, limits) as file:
+                self._check_video(file.name, file.times, file.duration)
+                decoded = file.read(self.indices, max_side)
+        else:
+            memory = frames_in_memory(video, fps=source_fps)
+            self._check_video(memory.name, memory.timestamps, memory.duration)
+            decoded = take_frames(memory, self.indices)
+        if (decoded.height, decoded.width) != (self.height, self.width):
+            raise self._another_video(
+                decoded.name, f"is {decoded.width}x{decoded.height} pixels", f"{self.width}x{self.height}"
             )
-        for name, dtype in cls._ARRAYS.items():
-            if described[name] is not None:
-                described[name] = np.asarray(described[name], dtype=dtype)
-        return cls(frames=None, **described)
+        return replace(self, frames=bounded(decoded.frames, max_side))
+
+    def _check_video(self, name: str, times: np.ndarray, duration: float) -> None:
+        if len(times) != self.total_num_frames:
+            raise self._another_video(name, f"has {len(times)} pictures", str(self.total_num_frames))
+        late = np.abs(times[self.candidate_indices] - self.candidate_seconds) > _SAME_SECONDS
+        if late.any():
+            first = int(late.argmax())
+            number, was = int(self.candidate_indices[first]), float(self.candidate_seconds[first])
+            raise self._another_video(name, f"shows picture {number} at {times[number]:.3f} s", f"{was:.3f} s")
+        if abs(duration - self.duration) > _SAME_SECONDS:
+            raise self._another_video(name, f"lasts {duration:.3f} s", f"{self.duration:.3f} s")
+
+    def _another_video(self, name: str, found: str, expected: str) -> SelectionError:
+        return SelectionError(
+            f"this selection was made from another video ({self.name!r}): {name!r} {found}, not {expected}; give the "
+            "video it was made from, or select again"
+        )
 
     def _pixels(self) -> np.ndarray:
         if self.frames is None:
             raise ValueError(
-                "this selection holds no pictures (it was read from JSON or made with with_frames=False); decode them "
-                "with decode_frames(video, selection.indices)"
+                "this selection holds no pictures (it was read from JSON or made with with_frames=False); read them "
+                "with selection.with_frames(video)"
             )
         return self.frames
+
+
+def bounded(frames: np.ndarray, max_side: int | None) -> np.ndarray:
+    """`frames` (k, H, W, 3) scaled down to a longest side of `max_side` pixels.
+
+    Files are scaled while decoding; frames that were in memory come at the size they have.
+    """
+    if max_side is None or max(frames.shape[1:3]) <= max_side:
+        return frames
+    scale = max_side / max(frames.shape[1:3])
+    size = (max(round(frames.shape[2] * scale), 1), max(round(frames.shape[1] * scale), 1))
+    return np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR)) for frame in frames])
