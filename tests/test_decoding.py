@@ -26,25 +26,6 @@ av.logging.set_level(None)
 
 needs_footage = pytest.mark.skipif(not real_videos(), reason="the real footage is not present")
 
-# name -> how it is written; 160 pictures, so that jumps of more than 64 packets happen
-KINDS = {
-    "closed_gop.mp4": {"options": {"x264-params": "keyint=24:bframes=3:log-level=none"}},
-    "open_gop.mp4": {"options": {"x264-params": "open-gop=1:bframes=3:keyint=30:scenecut=0:log-level=none"}},
-    "open_gop.ts": {"options": {"x264-params": "open-gop=1:bframes=3:keyint=30:scenecut=0:log-level=none"}},
-    "tiny_gop.mkv": {"options": {"x264-params": "keyint=2:min-keyint=1:bframes=1:log-level=none"}},
-    "fragmented.mp4": {
-        "options": {"g": "40"},
-        "container_options": {"movflags": "frag_keyframe+empty_moov"},
-    },
-    "hevc_open_gop.mkv": {"codec": "libx265", "options": {"x265-params": "keyint=30:open-gop=1:log-level=none"}},
-    "vp8.webm": {"codec": "libvpx", "options": {"g": "40", "auto-alt-ref": "1", "lag-in-frames": "16"}},
-    "vp9.webm": {"codec": "libvpx-vp9", "options": {"g": "40", "cpu-used": "8"}},
-    "program_stream.mpg": {"codec": "mpeg2video", "options": {"bf": "2", "g": "12"}},
-    "mpeg2.ts": {"codec": "mpeg2video", "options": {"bf": "2", "g": "12"}},
-    "b_frames.avi": {"codec": "mpeg4", "options": {"bf": "2", "g": "12"}},
-    "flash.flv": {"codec": "flv", "options": {"g": "12"}},
-}
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -66,31 +47,6 @@ def one_sentence(error: pytest.ExceptionInfo) -> str:
 
 
 # -- exact pictures -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", KINDS)
-def test_planned_pictures_are_bit_identical_to_a_full_decode(name, folder):
-    path = write_video(folder / name, numbered_frames(160), **KINDS[name])
-    reference, _ = full_decode(path)
-    rng = np.random.default_rng(0)
-    with VideoFile(path) as video:
-        assert len(video.times) == len(reference) == 160
-        for count in (1, 2, 3, 7, 30, 160):
-            numbers = np.sort(rng.choice(160, count, replace=False))
-            assert (video.read(numbers).frames == reference[numbers]).all(), f"{count} pictures: {numbers}"
-        for numbers in ([159], [150, 3], [0, 90, 159]):
-            assert (video.read(numbers).frames == reference[numbers]).all(), numbers
-
-
-@needs_footage
-@pytest.mark.parametrize("path", real_videos(), ids=lambda p: p.name)
-def test_real_footage_is_bit_identical_to_a_full_decode(path):
-    reference, _ = full_decode(path, max_side=64)
-    with VideoFile(path) as video:
-        assert len(video.times) == len(reference)
-        for count in (1, 4, 16, 64):
-            numbers = video.candidate_pictures(1000.0, count)
-            assert (video.read(numbers, max_side=64).frames == reference[numbers]).all()
 
 
 @needs_footage
