@@ -95,6 +95,15 @@ class _Picker:
         self.filled[slot] = True
 
 
+def _between(numbers: np.ndarray, known: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """`values` (K,) at the picture numbers `known` (K,), carried on in equal steps to all `numbers` (M,)."""
+    filled = np.interp(numbers, known, values)
+    step = (values[-1] - values[0]) / (known[-1] - known[0])
+    filled[: known[0]] = values[0] - step * (known[0] - numbers[: known[0]])
+    filled[known[-1] + 1 :] = values[-1] + step * (numbers[known[-1] + 1 :] - known[-1])
+    return filled
+
+
 class VideoFile:
     """
     One opened video file: its index, and exact pictures by number. A context manager.
@@ -156,14 +165,23 @@ class VideoFile:
         stamps = [frame.pts for frame in self._decode_all()]
         if not stamps:
             raise VideoError(f"No picture of {self.name!r} can be decoded; the file is damaged.")
-        if None in stamps or len(set(stamps)) < len(stamps) or "avi" in self._container.format.name.split(","):
+        known = np.array([number for number, stamp in enumerate(stamps) if stamp is not None], dtype=np.int64)
+        if len(known) < 2:
             rate = self._stream.average_rate or self._stream.guessed_rate
             if not rate:
                 raise VideoError(f"{self.name!r} tells neither times nor a frame rate; convert it to MP4.")
             self.warnings.append(f"{self.index.sequential}: times were counted at {float(rate):g} pictures per second")
             return np.arange(len(stamps)) / float(rate)
-        start = min(stamps) if self._stream.start_time is None else min(self._stream.start_time, *stamps)
-        return (np.sort(np.array(stamps, dtype=np.int64)) - start) * float(self._stream.time_base)
+        # Pictures leave the decoder in the order in which they are shown, whatever their stamps say.
+        ticks = np.sort(np.array([stamps[number] for number in known], dtype=np.float64))
+        if len(known) < len(stamps):
+            ticks = _between(np.arange(len(stamps)), known, ticks)
+        self.warnings.append(f"{self.index.sequential}: times were put in the order of the pictures")
+        start = ticks[0]
+        # AVI counts packets: its first picture is the first, however much later it leaves the decoder
+        if self._stream.start_time is not None and "avi" not in self._container.format.name.split(","):
+            start = min(start, self._stream.start_time)
+        return (ticks - start) * float(self._stream.time_base)
 
     def _rate_and_duration(self) -> tuple[float, float]:
         count, span = len(self.times), float(self.times[-1] - self.times[0])

@@ -8,6 +8,7 @@ before the first byte is parsed: a playlist renamed to .mp4 could otherwise open
 
 import io
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import av
@@ -216,6 +217,45 @@ def _starts_mpeg_sequence(packet: av.Packet) -> bool:
     return bytes(memoryview(packet)[:4]) == b"\x00\x00\x01\xb3"
 
 
+def _h264_units(data: bytes, length_size: int) -> Iterator[int]:
+    """Where the units in `data` begin: after a length of `length_size` bytes, or after a start code where it is 0."""
+    at = 0
+    if not length_size:  # ITU-T H.264, annex B
+        while (at := data.find(b"\0\0\1", at)) >= 0:
+            at += 3
+            yield at
+    while length_size and at + length_size < len(data):  # ISO/IEC 14496-15
+        yield at + length_size
+        at += length_size + int.from_bytes(data[at : at + length_size], "big")
+
+
+def _exp_golomb(bits: str, at: int) -> tuple[int, int]:
+    """The number coded at `at` (ITU-T H.264, 9.1), and where the next one begins."""
+    zeros = bits.index("1", at) - at
+    end = at + 2 * zeros + 1
+    return int(bits[at + zeros : end], 2) - 1, end
+
+
+def _starts_h264(packet: av.Packet, length_size: int) -> bool:
+    """Whether an H.264 picture marked as a keyframe is intra coded.
+
+    Streams of intra refresh mark P pictures as keyframes: from there on the picture only becomes whole bit by bit.
+    """
+    data = bytes(packet)
+    for unit in _h264_units(data, length_size):
+        kind = data[unit] & 0x1F if unit < len(data) else 0
+        if kind == 5:
+            return True
+        if kind == 1:
+            # slice header (7.3.3): first_mb_in_slice, slice_type; 2 and 4 (or 7 and 9) are I and SI
+            bits = "".join(f"{byte:08b}" for byte in data[unit + 1 : unit + 12])
+            try:
+                return _exp_golomb(bits, _exp_golomb(bits, 0)[1])[0] % 5 in (2, 4)
+            except ValueError:  # no such number: damaged, and no worse as a start than any other place
+                return True
+    return True
+
+
 def build_index(container, stream, name: str, limits: VideoLimits) -> VideoIndex:
     """
     One demux pass over `stream`: which packet is which picture, and when it is shown.
@@ -229,7 +269,10 @@ def build_index(container, stream, name: str, limits: VideoLimits) -> VideoIndex
     missing_pts = damaged = 0
     warnings = []
     codec, formats = stream.codec_context.name, container.format.name.split(",")
-    is_mpeg = codec in ("mpeg1video", "mpeg2video")
+    is_mpeg, is_h264 = codec in ("mpeg1video", "mpeg2video"), codec == "h264"
+    header = stream.codec_context.extradata or b""
+    # the avcC box of ISO/IEC 14496-15; its absence means start codes
+    length_size = (header[4] & 3) + 1 if is_h264 and len(header) > 6 and header[0] == 1 else 0
     # Transport streams and Ogg do not say which packets are keyframes: only these codecs' own marks hold. In a program
     # stream reading resumes in mid-picture after a jump. Without trusted keyframes, decoding starts at the first.
     trusted = "mpeg" not in formats and (is_mpeg or codec in ("h264", "hevc") or not {"mpegts", "ogg"} & set(formats))
@@ -244,7 +287,12 @@ def build_index(container, stream, name: str, limits: VideoLimits) -> VideoIndex
             missing_pts += packet.pts is None
             damaged += packet.is_corrupt
             pts.append(packet.pts or 0)
-            key.append(packet.is_keyframe and (trusted or not key) and (not is_mpeg or _starts_mpeg_sequence(packet)))
+            key.append(
+                packet.is_keyframe
+                and (trusted or not key)
+                and (not is_mpeg or _starts_mpeg_sequence(packet))
+                and (not is_h264 or _starts_h264(packet, length_size))
+            )
             shown.append(not (packet.is_discard or (codec == "vp8" and _is_hidden_vp8(packet))))
             durations.append(packet.duration or 0)
     except av.error.FFmpegError as error:
@@ -260,7 +308,7 @@ def build_index(container, stream, name: str, limits: VideoLimits) -> VideoIndex
         sequential = f"{missing_pts} of {len(pts)} packets carry no presentation time"
     elif len(np.unique(pts)) < len(pts):
         sequential = f"{len(pts) - len(np.unique(pts))} packets repeat a presentation time"
-    elif "avi" in formats:
+    elif "avi" in formats and not key.all():
         sequential = "AVI does not store presentation times"
     elif not key.any():
         sequential = "no packet is marked as a place to start from"
