@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         if not isinstance(error, VideoError):
             raise
-        return _refuse(error)
+        return _refuse(_with_our_options(str(error)))
     except BrokenPipeError:
         # The reader (`| head`) went away; point stdout nowhere so that the interpreter's last flush stays silent.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -78,7 +79,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _refuse(error: Exception) -> int:
+def _with_our_options(text: str) -> str:
+    """A message of the library, with the options of the command line instead of the fields of `VideoLimits`."""
+    text = re.sub(r"VideoLimits\.(allow_\w+)", lambda field: "--" + field[1].replace("_", "-"), text)
+    return re.sub(r"VideoLimits\.(\w+)", r"--limit \1=", text)
+
+
+def _refuse(error: Exception | str) -> int:
     print(f"ntlbg: error: {one_line(error)}", file=sys.stderr)
     return 2
 

@@ -12,12 +12,12 @@ from ntlbg.cli_common import (
     add_common_options,
     check_device,
     check_outputs,
-    check_video,
     positive_int,
     print_notes,
     quiet_libraries,
     write_json,
 )
+from ntlbg.cli_source import add_source_options, check_video, limits_of, source_of
 from ntlbg.plain_text import printable
 
 
@@ -50,7 +50,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
         epilog=EPILOG,
         formatter_class=RawDescriptionHelpFormatter,
     )
-    parser.add_argument("video", metavar="VIDEO", help="a video file")
+    add_source_options(parser)
     parser.add_argument("questions", metavar="QUESTION", nargs="+", help="one or more questions")
     parser.add_argument("--model", metavar="NAME|DIR", help="an NTLBG checkpoint or another vision-language model")
     amount = parser.add_mutually_exclusive_group()
@@ -91,8 +91,10 @@ def run(args: argparse.Namespace) -> None:
     check_outputs(args)
     if not all(question.strip() for question in args.questions):
         raise UsageError("a question is empty; ask something")
-    check_video(args.video)
     check_device(args.device)
+    limits = limits_of(args)
+    source = source_of(args, limits, args.quiet)
+    check_video(source, limits)
     quiet_libraries()
 
     from ntlbg.selection.answering import load_answerer
@@ -109,9 +111,10 @@ def run(args: argparse.Namespace) -> None:
                 candidate_fps=args.candidate_fps,
                 max_candidates=args.max_candidates,
                 cache_dir=args.cache,
+                limits=limits,
             )
         with stages("look at the video"):
-            opened = answerer.open(args.video)
+            opened = answerer.open(source)
         answers = []
         for number, question in enumerate(args.questions, start=1):
             with stages(f"question {number} of {len(args.questions)}"):

@@ -170,32 +170,6 @@ def check_device(name: str | None) -> None:
         raise UsageError(f"--device {name!r} cannot compute here ({first_sentence(error)}); use cpu") from error
 
 
-def check_opens(path: str) -> None:
-    """Refuse what is no video at all, before the libraries of seconds' import time are needed; reads its head only.
-
-    Raises:
-        VideoError: see `decode_candidates`.
-    """
-    from ntlbg.processors.video_index_ntlbg import open_container, picture_stream, source_name
-    from ntlbg.processors.video_source_ntlbg import VideoLimits
-
-    limits = VideoLimits()
-    with open_container(path, limits) as container:
-        picture_stream(container, source_name(path), limits)
-
-
-def check_video(path: str) -> None:
-    """Refuse a file that holds no pictures before a model is loaded for it; reads all its packets.
-
-    Raises:
-        VideoError: see `decode_candidates`.
-    """
-    from ntlbg.processors.video_decoding_ntlbg import VideoFile
-
-    with VideoFile(path):
-        pass
-
-
 def write_json(target: str, content: dict) -> None:
     """Write JSON to a file, or to the standard output for `-`."""
     text = json.dumps(content, indent=1, ensure_ascii=False)

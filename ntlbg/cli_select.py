@@ -15,14 +15,13 @@ from ntlbg.cli_common import (
     UsageError,
     add_common_options,
     check_device,
-    check_opens,
     check_outputs,
-    check_video,
     positive_int,
     print_notes,
     quiet_libraries,
     write_json,
 )
+from ntlbg.cli_source import add_source_options, check_opens, check_video, limits_of, source_of
 
 
 if TYPE_CHECKING:
@@ -35,6 +34,8 @@ examples:
   ntlbg select talk.mp4 "who opens the door?" -k 8           for a question; SigLIP 2 from the Hub or its cache
   ntlbg select talk.mp4 "a dog" --encoder ./clip --out shots/   frames as PNG and a contact sheet
   ntlbg select talk.mp4 --json - | jq .indices               picture numbers for another program
+  ntlbg select talk.mp4 --start 1:10:00 --end 1:15:00        five minutes of it
+  ntlbg select photos/ --image-fps 0.5                       a folder of pictures, one every two seconds
 """
 
 
@@ -47,7 +48,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
         epilog=EPILOG,
         formatter_class=RawDescriptionHelpFormatter,
     )
-    parser.add_argument("video", metavar="VIDEO", help="a video file")
+    add_source_options(parser)
     parser.add_argument(
         "query", metavar="QUERY", nargs="?", help="the bare question; without one, for the whole video"
     )
@@ -79,15 +80,17 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError("the query is empty; give a question or leave it away")
     if args.out is not None and Path(args.out).exists() and not Path(args.out).is_dir():
         raise UsageError(f"--out {args.out!r} is a file; give a folder")
-    check_opens(args.video)
     check_device(args.device)
+    limits = limits_of(args)
+    source = source_of(args, limits, args.quiet)
+    check_opens(source, limits)
 
     from ntlbg.selection.api import FrameSelector
     from ntlbg.selection.encoders import DEFAULT_ENCODER
 
     encoder = args.encoder if args.encoder is not None or args.query is None else DEFAULT_ENCODER
     if encoder is not None:
-        check_video(args.video)
+        check_video(source, limits)
         quiet_libraries()
     needs_pictures = args.out is not None or args.report is not None
     stages = Stages(4 if needs_pictures else 3, args.quiet)
@@ -99,10 +102,11 @@ def run(args: argparse.Namespace) -> None:
                 max_candidates=args.max_candidates or DEFAULT_CANDIDATES,
                 device=args.device,
                 cache_dir=args.cache,
+                limits=limits,
                 progress=not args.quiet and sys.stderr.isatty(),
             )
         with stages("look at the candidates"):
-            features = selector.encode(args.video)
+            features = selector.encode(source)
         with stages("choose and read the frames" if needs_pictures else "choose"):
             selection = selector.select(
                 features, args.query, args.k, max_side=args.max_side, with_frames=needs_pictures

@@ -35,24 +35,29 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def stretches(candidate_seconds: np.ndarray, cells: np.ndarray, k: int, end: float) -> list[list[tuple[float, float]]]:
+def stretches(
+    candidate_seconds: np.ndarray, cells: np.ndarray, k: int, end: float, start: float = 0.0
+) -> list[list[tuple[float, float]]]:
     """For each representative the stretches of time it stands for, in order; borders lie half-way between candidates.
 
     Args:
         candidate_seconds: (N,), in order.
         cells: (N,), which of the k stands for each candidate.
         k: number of representatives.
-        end: end of the video in seconds.
+        end: end of what was looked at, in seconds.
+        start: its start, which is not 0 in a clip of a video.
 
     Returns:
-        k lists of (start, stop) seconds; together they tile [0, end] without overlap.
+        k lists of (start, stop) seconds; together they tile [start, end] without overlap.
     """
     middles = (candidate_seconds[1:] + candidate_seconds[:-1]) / 2
-    borders = np.concatenate(([0.0], middles, [max(end, float(candidate_seconds[-1]))]))
+    borders = np.concatenate(
+        ([min(start, float(candidate_seconds[0]))], middles, [max(end, float(candidate_seconds[-1]))])
+    )
     found: list[list[tuple[float, float]]] = [[] for _ in range(k)]
     starts = np.flatnonzero(np.concatenate(([True], cells[1:] != cells[:-1])))
-    for start, stop in zip(starts, np.append(starts[1:], len(cells)), strict=True):
-        found[int(cells[start])].append((float(borders[start]), float(borders[stop])))
+    for first, stop in zip(starts, np.append(starts[1:], len(cells)), strict=True):
+        found[int(cells[first])].append((float(borders[first]), float(borders[stop])))
     return found
 
 

@@ -438,7 +438,7 @@ def test_a_mistake_of_ours_is_not_passed_off_as_bad_input(clip, monkeypatch):
 def test_help_shows_examples_that_parse(capsys, command):
     code, out, _ = run(capsys, *([command] if command else []), "--help")
     assert code == 0
-    examples = [line.strip() for line in out.splitlines() if line.strip().startswith("ntlbg ")]
+    examples = [line.strip() for line in out.splitlines() if line.startswith("  ntlbg ")]
     assert examples
     for example in examples:
         words = shlex.split(example.split("  ")[0].split(" | ")[0])[1:]

@@ -232,7 +232,7 @@ def test_a_selection_survives_json_and_says_that_it_has_no_pictures(clip, encode
     del broken["cells"]
     with pytest.raises(ValueError, match="cells"):
         FrameSelection.from_dict(broken)
-    with pytest.raises(ValueError, match="format 1 is expected, got 7"):
+    with pytest.raises(ValueError, match="format 2 is expected, got 7"):
         FrameSelection.from_dict({**selection.to_dict(), "format": 7})
 
 

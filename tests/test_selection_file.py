@@ -92,7 +92,7 @@ def test_a_picture_that_comes_back_stands_for_both_stretches():
 HOSTILE = {
     "is a JSON object, got 3": 3,
     "is a JSON object, got \\[1, 2": [1, 2, 3],
-    "format 1 is expected, got None": {},
+    "format 2 is expected, got None": {},
     "missing \\['cells'\\], unknown \\['colour'\\]": ("cells", "colour"),
     "`indices` should be a list of whole numbers": {"indices": [1.5, 2, 3, 4, 5]},
     "`indices` should be a list of whole numbers, got \\[a number beyond": {"indices": [10**400]},
@@ -116,6 +116,9 @@ HOSTILE = {
     "`name` should be text": {"name": None},
     "`query` should be text": {"query": 7},
     "`warnings` should be a list of sentences": {"warnings": [1]},
+    "`clip` should be a list of finite numbers": {"clip": "all"},
+    "`clip` should be two times in order": {"clip": [4]},
+    "`clip` should be two times around all candidates": {"clip": [1000, 2000]},
 }
 
 

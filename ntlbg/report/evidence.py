@@ -91,34 +91,35 @@ class Evidence:
             notes=list(selection.notes),
         )
 
-    def windows(self, end: float) -> list[list[tuple[float, float]]]:
+    def windows(self, end: float, start: float = 0.0) -> list[list[tuple[float, float]]]:
         """For each representative the stretches of time it stands for, in order; borders lie half-way between.
 
         Args:
-            end: end of the video in seconds.
+            end: end of what was looked at, in seconds.
+            start: its start, which is not 0 in a clip of a video.
 
         Returns:
-            k lists of (start, stop) seconds; together they tile [0, end] without overlap.
+            k lists of (start, stop) seconds; together they tile [start, end] without overlap.
         """
-        return stretches(self.candidate_seconds, self.cells, len(self.positions), end)
+        return stretches(self.candidate_seconds, self.cells, len(self.positions), end, start)
 
-    def own_window(self, rank: int, end: float) -> tuple[float, float, int]:
+    def own_window(self, rank: int, end: float, start: float = 0.0) -> tuple[float, float, int]:
         """The stretch around representative `rank` itself, and how many further stretches it stands for."""
-        stretches = self.windows(end)[rank]
+        stretches = self.windows(end, start)[rank]
         second = float(self.candidate_seconds[self.positions[rank]])
-        for start, stop in stretches:
-            if start <= second <= stop:
-                return start, stop, len(stretches) - 1
+        for first, last in stretches:
+            if first <= second <= last:
+                return first, last, len(stretches) - 1
         raise ValueError(
             f"representative {rank} at {second:.2f} s lies outside its own cell {stretches}; cells must hold, for the "
             "candidate of each representative, that representative's own number"
         )
 
-    def to_dict(self, end: float) -> dict:
+    def to_dict(self, end: float, start: float = 0.0) -> dict:
         """JSON-ready description, one record per representative, curves as lists."""
         representatives = []
         for rank, (second, weight, stratum) in enumerate(zip(self.seconds, self.weights, self.strata, strict=True)):
-            start, stop, more = self.own_window(rank, end)
+            first, last, more = self.own_window(rank, end, start)
             representatives.append(
                 {
                     "rank": rank + 1,
@@ -128,7 +129,7 @@ class Evidence:
                     "time": clock(float(second), tenths=True),
                     "stratum": stratum,
                     "weight": float(weight),
-                    "window": [start, stop],
+                    "window": [first, last],
                     "further_windows": more,
                 }
             )

@@ -33,7 +33,8 @@ JPEG_QUALITY = 80
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """What the page says of the video itself; times in seconds, sizes in pixels of the source."""
+    """What the page says of the video itself; times in seconds, sizes in pixels of the source, `clip` the seconds
+    (start, end) that were looked at if not all."""
 
     name: str
     duration: float
@@ -42,6 +43,12 @@ class VideoFacts:
     width: int
     height: int
     warnings: list[str] = field(default_factory=list)
+    clip: tuple[float, float] | None = None
+
+    @property
+    def looked_at(self) -> tuple[float, float]:
+        """Start and end, in seconds, of what was looked at."""
+        return self.clip or (0.0, self.duration)
 
     @classmethod
     def of(cls, source) -> VideoFacts:
@@ -54,6 +61,7 @@ class VideoFacts:
             width=int(source.width),
             height=int(source.height),
             warnings=list(source.warnings),
+            clip=source.clip,
         )
 
 
@@ -147,7 +155,7 @@ def report_dict(video: VideoFacts, questions: Sequence[ReportQuestion], command:
                 "truth": question.truth,
                 "correct": question.verdict,
                 "timings": dict(question.timings),
-                "selection": Evidence.of(question.selection).to_dict(video.duration),
+                "selection": Evidence.of(question.selection).to_dict(*reversed(video.looked_at)),
             }
             for question in questions
         ],
@@ -164,9 +172,11 @@ def data_uri(frame: np.ndarray, side: int = THUMBNAIL) -> str:
 
 
 def _facts(video: VideoFacts, evidence: Evidence) -> str:
+    clip = "" if video.clip is None else " · only {} to {} looked at".format(*(clock(s, True) for s in video.clip))
     return shown(
-        f"{clock(video.duration, tenths=True)} long · {video.width}×{video.height} · {video.fps:.4g} pictures a second"
-        f", {video.total_num_frames} in all · {len(evidence.candidate_seconds)} candidate {evidence.unit}s"
+        f"{clock(video.duration, tenths=True)} long{clip} · {video.width}×{video.height} · "
+        f"{video.fps:.4g} pictures a second, {video.total_num_frames} in all · "
+        f"{len(evidence.candidate_seconds)} candidate {evidence.unit}s"
     )
 
 
@@ -189,7 +199,9 @@ def _section(number: int, question: ReportQuestion, evidence: Evidence, video: V
         parts.append(f'<p class="verdict"><span class="{word}">{"✓" if question.verdict else "✗"} {word}</span></p>')
     # The video's own warnings stand at the top of the page already.
     parts.append(_notes([note for note in evidence.notes if note not in video.warnings]))
-    parts.append(f'<div class="scroll">{timeline_svg(evidence, video.duration, f"Timeline of: {heading}")}</div>')
+    parts.append(
+        f'<div class="scroll">{timeline_svg(evidence, video.duration, f"Timeline of: {heading}", video.clip)}</div>'
+    )
     parts.append(_key())
     parts.append(f"<h3>{len(evidence.positions)} representative {evidence.unit}s</h3>")
     sheet = _sheet(question, evidence)
@@ -242,7 +254,7 @@ def _table(evidence: Evidence, video: VideoFacts) -> str:
     for rank, (second, stratum, weight) in enumerate(
         zip(evidence.seconds, evidence.strata, evidence.weights, strict=True)
     ):
-        start, stop, more = evidence.own_window(rank, video.duration)
+        start, stop, more = evidence.own_window(rank, *reversed(video.looked_at))
         window = f"{clock(start, tenths=True)} – {clock(stop, tenths=True)}" + (f" and {more} more" if more else "")
         moment = clock(float(second), tenths=True)
         number = ""

@@ -5,6 +5,7 @@ Every representative is marked by place, shape and colour of its stratum, so tha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -39,7 +40,12 @@ STYLE = (
 )
 
 
-def timeline_svg(evidence: Evidence, duration: float, title: str = "Timeline of the chosen frames") -> str:
+def timeline_svg(
+    evidence: Evidence,
+    duration: float,
+    title: str = "Timeline of the chosen frames",
+    clip: tuple[float, float] | None = None,
+) -> str:
     """Draw one choice as a self-contained inline SVG of 960 units' width.
 
     Top to bottom: one lane per stratum with its representatives (circle, diamond, square), the band of context windows
@@ -50,11 +56,14 @@ def timeline_svg(evidence: Evidence, duration: float, title: str = "Timeline of 
         evidence: the choice.
         duration: length of the video in seconds; the axis ends there or at the last candidate, whichever is later.
         title: text for screen readers; escaped here.
+        clip: the seconds that were looked at, if not all; the axis shows only these.
     """
-    end = max(float(duration), float(evidence.candidate_seconds[-1]), 1e-3)
+    start, end = clip or (0.0, float(duration))
+    end = max(end, float(evidence.candidate_seconds[-1]), start + 1e-3)
+    lasts = max(float(duration), end)
 
     def x(second: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * min(max(second / end, 0.0), 1.0)
+        return LEFT + (WIDTH - LEFT - RIGHT) * min(max((second - start) / (end - start), 0.0), 1.0)
 
     parts: list[str] = []
     y = 8.0
@@ -67,7 +76,7 @@ def timeline_svg(evidence: Evidence, duration: float, title: str = "Timeline of 
         y += LANE
     band_top = y + 6
     band_height = 22
-    parts += _bands(evidence, end, x, band_top, band_height)
+    parts += _bands(evidence, start, end, x, band_top, band_height)
     ticks = "".join(f"M{x(second):.1f} {band_top + band_height + 3:.0f}v7" for second in evidence.candidate_seconds)
     parts.append(f'<path class="tick" stroke-width="{_tick_width(len(evidence.candidate_seconds))}" d="{ticks}"/>')
     parts.append(_left_label("context windows", band_top + band_height / 2))
@@ -90,13 +99,13 @@ def timeline_svg(evidence: Evidence, duration: float, title: str = "Timeline of 
         y += GAP + CURVE
     parts += _curve("Mahalanobis²", evidence.mahalanobis, evidence, x, y + GAP, size)
     y += GAP + CURVE + 4
-    parts += _axis(end, x, y)
+    parts += _axis(start, end, lasts, x, y)
     height = y + 40
     total = len(evidence.candidate_seconds)
     summary = (
         f"{len(evidence.positions)} of {total} candidate {evidence.unit}s: "
         + ", ".join(f"{evidence.strata.count(name)} by {name}" for name in STRATA)
-        + f"; the video lasts {clock(end, tenths=True)}."
+        + f"; the video lasts {clock(lasts, tenths=True)}."
     )
     return (
         f'<svg class="tl" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" role="img" '
@@ -123,11 +132,11 @@ def shape(stratum: str, x: float, y: float, size: float) -> str:
     raise ValueError(f"a stratum is one of {', '.join(STRATA)}, got {stratum!r}")
 
 
-def time_ticks(end: float, most: int = 9) -> tuple[list[float], bool]:
-    """At most `most` round instants to label an axis from 0 to `end` seconds, and whether they need tenths."""
-    step = next((step for step in STEPS if end / step <= most - 1), end)
-    count = int(end / step + 1e-9)
-    return [index * step for index in range(count + 1)], step < 1
+def time_ticks(end: float, most: int = 9, start: float = 0.0) -> tuple[list[float], bool]:
+    """At most `most` round instants to label an axis from `start` to `end` seconds, and whether they need tenths."""
+    step = next((step for step in STEPS if (end - start) / step <= most - 1), end - start)
+    first, last = math.ceil(start / step - 1e-9), math.floor(end / step + 1e-9)
+    return [index * step for index in range(first, last + 1)], step < 1
 
 
 def _lane_label(stratum: str, count: int, y: float) -> str:
@@ -153,17 +162,17 @@ def _mark_text(evidence: Evidence, rank: int) -> str:
     )
 
 
-def _bands(evidence: Evidence, end: float, x, top: float, height: float) -> list[str]:
+def _bands(evidence: Evidence, start: float, end: float, x, top: float, height: float) -> list[str]:
     heaviest = max(float(evidence.weights.max()), 1e-9)
     parts = []
-    for rank, stretches in enumerate(evidence.windows(end)):
+    for rank, stretches in enumerate(evidence.windows(end, start)):
         opacity = 0.12 + 0.68 * float(evidence.weights[rank]) / heaviest
         rects = "".join(
-            f'<rect class="{evidence.strata[rank]}" x="{x(start):.1f}" y="{top:.1f}" '
-            f'width="{max(x(stop) - x(start), 0.5):.1f}" height="{height}" fill-opacity="{opacity:.2f}"/>'
-            for start, stop in stretches
+            f'<rect class="{evidence.strata[rank]}" x="{x(first):.1f}" y="{top:.1f}" '
+            f'width="{max(x(last) - x(first), 0.5):.1f}" height="{height}" fill-opacity="{opacity:.2f}"/>'
+            for first, last in stretches
         )
-        edges = "".join(f"M{x(start):.1f} {top:.1f}v{height}" for start, _ in stretches)
+        edges = "".join(f"M{x(first):.1f} {top:.1f}v{height}" for first, _ in stretches)
         parts.append(
             f'<g><title>{shown(_mark_text(evidence, rank))}</title>{rects}<path class="edge" d="{edges}"/></g>'
         )
@@ -209,8 +218,8 @@ def _thinned(seconds: np.ndarray, values: np.ndarray, bins: int = 900) -> Sequen
     return [(float(seconds[index]), float(values[index])) for index in kept]
 
 
-def _axis(end: float, x, y: float) -> list[str]:
-    instants, tenths = time_ticks(end)
+def _axis(start: float, end: float, lasts: float, x, y: float) -> list[str]:
+    instants, tenths = time_ticks(end, start=start)
     parts = [f'<path class="tick" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>']
     for instant in instants:
         place = x(instant)
@@ -223,7 +232,7 @@ def _axis(end: float, x, y: float) -> list[str]:
     unit = "h:mm:ss" if end >= 3600 else "mm:ss"
     parts.append(
         f'<text class="dim" text-anchor="middle" x="{(LEFT + WIDTH - RIGHT) / 2:.1f}" y="{y + 34:.1f}">'
-        f"time ({unit}); the video lasts {end:.1f} s</text>"
+        f"time ({unit}); the video lasts {lasts:.1f} s</text>"
     )
     return parts
 

@@ -23,7 +23,8 @@ from ntlbg.modeling_ntlbg.modeling_ntlbg import NTLBGForConditionalGeneration
 from ntlbg.modeling_ntlbg.selection_ntlbg import Selection
 from ntlbg.processors.first_look_ntlbg import SCORER_DECODE_SIDE
 from ntlbg.processors.processing_ntlbg import NTLBGProcessor
-from ntlbg.processors.video_source_ntlbg import CandidateFrames
+from ntlbg.processors.video_download_ntlbg import downloaded
+from ntlbg.processors.video_source_ntlbg import CandidateFrames, VideoLimits
 from ntlbg.selection.api import NOTHING_RELEVANT, FrameSelector
 from ntlbg.selection.encoders import DEFAULT_ENCODER, LOADING_ERRORS, needs_own_code, reason_of
 from ntlbg.selection.features import CandidateFeatures, FrameSelection
@@ -122,6 +123,8 @@ class VideoAnswerer:
             VideoError: the video cannot be read.
         """
         timings: dict[str, float] = {}
+        # once, for both looks
+        video = downloaded(video, self.processor.video_processor.limits)
         with _timed(timings, "decode candidates"):
             # The scorer looks at small pictures; the large ones are read again for the chosen groups alone.
             side = {"max_side": SCORER_DECODE_SIDE} if self.two_looks else {}
@@ -320,6 +323,7 @@ def load_answerer(
     candidate_fps: float | None = None,
     max_candidates: int | None = None,
     cache_dir: str | os.PathLike | bool | None = None,
+    limits: VideoLimits | None = None,
 ) -> VideoAnswerer | ImageAnswerer:
     """Load a model by what it is.
 
@@ -334,10 +338,12 @@ def load_answerer(
         trust_remote_code: run code that comes with a model that is neither, be it from the Hub or in a folder.
         max_new_tokens, candidate_fps, max_candidates: see the answerers.
         cache_dir: see `FrameSelector`; only a model that gets images uses one.
+        limits: what a video may cost, see `VideoLimits`.
 
     Raises:
         ModelError: it cannot be loaded. EncoderError: the encoder cannot be loaded.
     """
+    limits = limits or VideoLimits()
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     options = {"max_new_tokens": max_new_tokens}
     sampling = {"candidate_fps": candidate_fps, "max_candidates": max_candidates}
@@ -354,9 +360,10 @@ def load_answerer(
             model = NTLBGForConditionalGeneration.from_pretrained(name, dtype="auto")
             processor = NTLBGProcessor.from_pretrained(name, trust_remote_code=False)
             _check_chat_template(processor, name)
+        processor.video_processor.limits = limits
         return VideoAnswerer(model.to(device), processor, **options, **sampling)
     judge = None if encoder == "none" else encoder or DEFAULT_ENCODER
-    selector = FrameSelector(judge, device=device, cache_dir=cache_dir, **given)
+    selector = FrameSelector(judge, device=device, limits=limits, cache_dir=cache_dir, **given)
     if model_type in SUPPORTED_BASES:
         scorer = selector.encoder
         with _load_errors(name):
@@ -369,6 +376,7 @@ def load_answerer(
                 trust_remote_code=False,
             )
             _check_chat_template(processor, name)
+        processor.video_processor.limits = limits
         return VideoAnswerer(model.to(device), processor, **options, **sampling)
     with _load_errors(name):
         model = AutoModelForImageTextToText.from_pretrained(name, dtype="auto", trust_remote_code=trust_remote_code)

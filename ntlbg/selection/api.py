@@ -17,7 +17,8 @@ import torch
 from ntlbg.modeling_ntlbg.scorer_ntlbg import pieces_notes, relevance_to
 from ntlbg.modeling_ntlbg.strata_ntlbg import STRATA, select_representatives
 from ntlbg.processors.video_decoding_ntlbg import VideoLimits, decode_candidates, decode_frames
-from ntlbg.processors.video_source_ntlbg import CandidateFrames, is_encoded_source
+from ntlbg.processors.video_download_ntlbg import downloaded
+from ntlbg.processors.video_source_ntlbg import CandidateFrames, is_encoded_source, is_image_files, unclipped
 from ntlbg.selection.descriptors import describe_frames
 from ntlbg.selection.encoders import DEFAULT_ENCODER, DualEncoder, EncoderError
 from ntlbg.selection.feature_cache import DEFAULT_MAX_BYTES, FeatureCache, default_cache_dir, encoder_fingerprint
@@ -42,9 +43,10 @@ class FrameSelector:
         batch_size: frames per step of the encoder.
         limits: what a video may cost, see `VideoLimits`.
         progress: show a bar while the encoder runs.
-        cache_dir: folder that keeps what was seen of files and bytes (not of frames in memory), so that the same video
-            is decoded and encoded once; True: `default_cache_dir()`. Nothing is written unless it is given. An encoder
-            that is trained on needs a new selector: its weights are hashed at the first look.
+        cache_dir: folder that keeps what was seen of files, addresses and bytes (not of image files and frames in
+            memory), so that the same video is decoded and encoded once; True: `default_cache_dir()`. Nothing is
+            written unless it is given. An encoder that is trained on needs a new selector: its weights are hashed at
+            the first look.
         cache_bytes: bound on that folder.
     """
 
@@ -83,19 +85,23 @@ class FrameSelector:
         """Look at the candidates of one video once; hand the result to `select` as often as there are questions.
 
         Args:
-            video: path, binary file object, bytes, array (N, H, W, 3), or list of frames.
+            video: path, binary file object, bytes, array (N, H, W, 3), list of frames, http(s) address where `limits`
+                allow it, or `VideoClip` of one of these.
             source_fps: rate of frames in memory; unknown, they are all candidates, timed at 24 per second.
 
         Raises:
             VideoError: the video cannot be read or exceeds the limits.
         """
+        video = downloaded(video, self.limits)
 
         def look() -> CandidateFeatures:
             return self.describe(decode_candidates(video, source_fps=source_fps, **self.sampling), video, source_fps)
 
-        if self.cache is None or not is_encoded_source(video):
+        file, clip = unclipped(video)
+        if self.cache is None or not is_encoded_source(file) or is_image_files(file):
             return look()
-        features = self.cache.features(video, self.settings(), self.limits, look)
+        settings = self.settings() | {"clip": None if clip is None else [clip.start, clip.end]}
+        features = self.cache.features(file, settings, self.limits, look)
         name = None if self.encoder is None else self.encoder.name
         return dataclasses.replace(features, encoder=name, source=video, source_fps=source_fps)
 
@@ -152,6 +158,7 @@ class FrameSelector:
             width=candidates.width,
             name=candidates.name,
             warnings=list(candidates.warnings),
+            clip=candidates.clip,
             source=source,
             source_fps=source_fps,
         )
@@ -253,6 +260,7 @@ class FrameSelector:
             height=features.height,
             width=features.width,
             name=features.name,
+            clip=features.clip,
             warnings=warnings,
         )
 
@@ -270,6 +278,7 @@ def select_frames(
     batch_size: int = 32,
     source_fps: float | None = None,
     cache_dir: str | os.PathLike | bool | None = None,
+    limits: VideoLimits | None = None,
 ) -> FrameSelection:
     """Choose the k frames that represent a video for a question; training-free, in one line.
 
@@ -277,7 +286,7 @@ def select_frames(
     >>> selection.seconds, selection.strata, selection.frames.shape  # doctest: +SKIP
 
     Args:
-        video: path, binary file object, bytes, array (N, H, W, 3), or list of frames.
+        video: whatever `FrameSelector.encode` takes.
         query: the bare question. None chooses for the video as a whole.
         k: number of frames (not groups); a video with fewer candidates gives them all.
         encoder: Hub name or local path of a dual encoder. None means SigLIP 2 base if there is a query, and the
@@ -285,6 +294,7 @@ def select_frames(
         candidate_fps, max_candidates, device, batch_size, cache_dir: see `FrameSelector`.
         max_side: longest side in pixels of the returned frames; their full size if None.
         source_fps: rate of frames in memory; unknown, they are all candidates, timed at 24 per second.
+        limits: what a video may cost, and whether addresses are opened, see `VideoLimits`.
 
     Returns:
         `FrameSelection`: indices, seconds, weights, strata, frames and the curves behind them.
@@ -302,6 +312,7 @@ def select_frames(
         device=device,
         batch_size=batch_size,
         cache_dir=cache_dir,
+        limits=limits,
     )
     return selector.select(selector.encode(video, source_fps=source_fps), query, k, max_side=max_side)
 

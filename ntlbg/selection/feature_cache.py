@@ -54,6 +54,7 @@ _CODE = (
     "ntlbg.processors.dual_encoder_ntlbg",
     "ntlbg.processors.video_decoding_ntlbg",
     "ntlbg.processors.video_index_ntlbg",
+    "ntlbg.processors.video_reader_ntlbg",
     "ntlbg.processors.video_source_ntlbg",
     "ntlbg.selection.descriptors",
     "ntlbg.selection.encoders",
@@ -87,6 +88,7 @@ _FACTS = {
     "height": int,
     "width": int,
     "warnings": list,
+    "clip": list,
 }
 
 
@@ -343,6 +345,7 @@ def _pack(key: str, features: CandidateFeatures) -> bytes:
         "height": int(features.height),
         "width": int(features.width),
         "warnings": features.warnings,
+        "clip": list(features.clip or ()),
     }
     body = save(
         {
@@ -380,6 +383,7 @@ def _unpack(key: str, data: bytes) -> dict:
         "candidate_indices": tensors["candidate_indices"].numpy(),
         "candidate_seconds": tensors["candidate_seconds"].numpy(),
         **facts,
+        "clip": tuple(facts["clip"]) or None,
     }
 
 

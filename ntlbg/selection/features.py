@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 
 from ntlbg.plain_text import printable
-from ntlbg.processors.video_decoding_ntlbg import VideoFile, VideoLimits, take_frames
-from ntlbg.processors.video_source_ntlbg import frames_in_memory, is_encoded_source
+from ntlbg.processors.video_decoding_ntlbg import VideoLimits, open_video, take_frames
+from ntlbg.processors.video_source_ntlbg import frames_in_memory, is_encoded_source, unclipped
 from ntlbg.selection.selection_file import FORMAT, SelectionError, checked_fields, read_json
 from ntlbg.tables import clock, stretches, stretches_text, table
 
@@ -41,7 +41,7 @@ class CandidateFeatures:
         candidate_indices: int64 (N,), presentation numbers of the candidates' pictures.
         candidate_seconds: float64 (N,), their presentation times.
         encoder: name of the dual encoder, or None for the weight-free descriptor.
-        fps, total_num_frames, duration, height, width, name, warnings: of the source, see `CandidateFrames`.
+        fps, total_num_frames, duration, height, width, name, warnings, clip: of the source, see `CandidateFrames`.
         source: what was encoded, so that the chosen pictures can be read again; None after `load`, unless given there.
         source_fps: rate of the source if it is frames in memory.
     """
@@ -57,6 +57,7 @@ class CandidateFeatures:
     width: int
     name: str
     warnings: list[str] = field(default_factory=list)
+    clip: tuple[float, float] | None = None
     source: Any = None
     source_fps: float | None = None
 
@@ -75,6 +76,7 @@ class CandidateFeatures:
             "width": self.width,
             "name": self.name,
             "warnings": self.warnings,
+            "clip": self.clip,
         }
         part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
         try:
@@ -111,6 +113,7 @@ class CandidateFeatures:
             version = facts.pop("format", None)
             if version != FORMAT:
                 raise ValueError(f"{path} has feature format {version}, this version reads {FORMAT}; encode again")
+            facts["clip"] = None if facts["clip"] is None else tuple(facts["clip"])
             return cls(
                 descriptors=torch.from_numpy(archive["descriptors"]),
                 candidate_indices=archive["candidate_indices"],
@@ -138,6 +141,7 @@ class FrameSelection:
         requested_k: how many frames were asked for; `k` is less where the video has fewer candidates.
         query, encoder: what was asked, and which dual encoder judged it (None: the weight-free descriptor).
         fps, total_num_frames, duration, height, width, name: of the source.
+        clip: the seconds (start, end) of the source that were looked at; None for all.
         warnings: sentences on damage, dropped frames, or a relevance that was not used.
     """
 
@@ -161,6 +165,7 @@ class FrameSelection:
     height: int
     width: int
     name: str
+    clip: tuple[float, float] | None = None
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -178,9 +183,10 @@ class FrameSelection:
         """For each chosen frame the stretches of the video it stands for, (start, end) in seconds, in order.
 
         A frame may stand for several: where the picture comes back. Borders lie half-way between candidates; together
-        the stretches tile the video. The share of candidates in them is the frame's weight.
+        the stretches tile what was looked at. The share of candidates in them is the frame's weight.
         """
-        return stretches(self.candidate_seconds, self.cells, self.k, self.duration)
+        start, end = self.clip or (0.0, self.duration)
+        return stretches(self.candidate_seconds, self.cells, self.k, end, start)
 
     def __str__(self) -> str:
         """A table: when, why, how much of the video, and which stretches each frame stands for."""
@@ -206,8 +212,9 @@ class FrameSelection:
         frames = "1 frame" if self.k == 1 else f"{self.k} frames"
         groups = "1 group" if self.k == 1 else f"{self.k} groups"
         judge = "the weight-free descriptor" if self.encoder is None else self.encoder
+        clip = "" if self.clip is None else " from {} to {}".format(*(clock(s, tenths=True) for s in self.clip))
         return (
-            f"{printable(self.name)}: {frames} of {self.num_candidates} candidates ({counts}), "
+            f"{printable(self.name)}{clip}: {frames} of {self.num_candidates} candidates ({counts}), "
             f"judged by {printable(judge)}\n"
             f"as a video for a VLM that fuses frames in time, each frame is a group of its own: {groups}\n\n"
             + table(("rank", "picture", "time", "seconds", "stratum", "weight", "stands for"), rows)
@@ -287,6 +294,7 @@ class FrameSelection:
             if name == "frames":
                 continue
             described[name] = value.tolist() if isinstance(value, np.ndarray) else value
+        described["clip"] = None if self.clip is None else list(self.clip)
         described["stands_for"] = self.stands_for
         return described
 
@@ -329,7 +337,7 @@ class FrameSelection:
         same times, and of the same size. A copy is right; another film of exactly these measures is not found out.
 
         Args:
-            video: path, binary file object, bytes, array (N, H, W, 3), or list of frames.
+            video: whatever `FrameSelector.encode` takes.
             max_side: longest side in pixels of the frames; their full size if None.
             source_fps: rate of frames in memory, as it was when they were chosen.
             limits: what the video may cost, see `VideoLimits`.
@@ -337,8 +345,9 @@ class FrameSelection:
         Raises:
             SelectionError: it is another video. VideoError: it cannot be read.
         """
+        video, _ = unclipped(video)
         if is_encoded_source(video):
-            with VideoFile(video, limits) as file:
+            with open_video(video, limits) as file:
                 self._check_video(file.name, file.times, file.duration)
                 decoded = file.read(self.indices, max_side)
         else:

@@ -16,7 +16,7 @@ from ntlbg.errors import InputError
 from ntlbg.modeling_ntlbg.strata_ntlbg import STRATA
 
 
-FORMAT = 1
+FORMAT = 2
 
 # A selection of a thousand candidates takes about 100 kB.
 MAX_BYTES = 64 * 2**20
@@ -30,7 +30,7 @@ NUMBERS = {"seconds": "k", "weights": "k", "candidate_seconds": "N", "mahalanobi
 _COUNTS = ("requested_k", "total_num_frames", "height", "width")
 _QUANTITIES = ("fps", "duration")
 _TEXTS = ("query", "encoder", "name")
-FIELDS = {*INTEGERS, *NUMBERS, *_COUNTS, *_QUANTITIES, *_TEXTS, "strata", "warnings"}
+FIELDS = {*INTEGERS, *NUMBERS, *_COUNTS, *_QUANTITIES, *_TEXTS, "clip", "strata", "warnings"}
 # Written beside the fields: what follows from them, and what the commands add.
 _BESIDE = {"stands_for", "spoken", "timings"}
 
@@ -93,6 +93,11 @@ def checked_fields(described: Any) -> dict[str, Any]:
     warnings = fields["warnings"]
     if not isinstance(warnings, list) or not all(isinstance(warning, str) for warning in warnings):
         raise _wrong("warnings", "a list of sentences", warnings)
+    if fields["clip"] is not None:
+        clip = _array("clip", fields["clip"], np.float64)
+        if len(clip) != 2 or not 0 <= clip[0] <= clip[1]:
+            raise _wrong("clip", "two times in order, from 0 on", clip.tolist())
+        fields["clip"] = (float(clip[0]), float(clip[1]))
     _check_together(fields)
     return fields
 
@@ -116,6 +121,8 @@ def _check_together(fields: dict[str, Any]) -> None:
     seconds = fields["candidate_seconds"]
     if seconds[0] < 0 or (np.diff(seconds) < 0).any():
         raise _wrong("candidate_seconds", "times from 0 on, in order", seconds.tolist())
+    if (clip := fields["clip"]) is not None and not clip[0] - 1e-3 <= seconds[0] <= seconds[-1] <= clip[1] + 1e-3:
+        raise _wrong("clip", "two times around all candidates", list(clip))
     for name, of in (("indices", "candidate_indices"), ("seconds", "candidate_seconds")):
         if (fields[name] != fields[of][fields["positions"]]).any():
             raise _wrong(name, f"those that `positions` names among `{of}`", fields[name].tolist())
