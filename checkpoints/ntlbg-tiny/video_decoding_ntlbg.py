@@ -8,29 +8,37 @@ frame is converted to its final size as it leaves the decoder, so that full-size
 index cannot be trusted (`VideoIndex.sequential`), everything is decoded and counted instead: slower, equally exact.
 """
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+from .video_download_ntlbg import download_video, is_address
+from .video_images_ntlbg import ImageFiles, ImageReader
 from .video_index_ntlbg import (
     SKIPPABLE_CODECS,
     build_index,
     check_pixels,
+    check_time,
     open_container,
     picture_stream,
     source_name,
 )
+from .video_reader_ntlbg import Allocate, VideoReader, empty_frames
 from .video_source_ntlbg import (
     CandidateFrames,
+    VideoClip,
     VideoError,
     VideoLimits,
     frames_in_memory,
     is_encoded_source,
+    is_image_files,
     is_video_source,
     not_a_video,
+    unclipped,
     uniform_pictures,
 )
 
@@ -52,10 +60,10 @@ class _Picker:
         sample_aspect_ratio: float,
         limits: VideoLimits,
         name: str,
-        allocate: Callable[[tuple[int, ...]], np.ndarray] | None,
+        allocate: Allocate | None,
     ):
         self.count, self.max_side, self.limits, self.name = count, max_side, limits, name
-        self.allocate = allocate or (lambda shape: np.empty(shape, dtype=np.uint8))
+        self.allocate = allocate or empty_frames
         self.sample_aspect_ratio = sample_aspect_ratio
         self.reformatter = VideoReformatter()
         self.frames: np.ndarray | None = None
@@ -104,29 +112,31 @@ def _between(numbers: np.ndarray, known: np.ndarray, values: np.ndarray) -> np.n
     return filled
 
 
-class VideoFile:
+class VideoFile(VideoReader):
     """
     One opened video file: its index, and exact pictures by number. A context manager.
 
     Args:
-        source: path, `os.PathLike`, bytes or seekable binary file object.
+        source: path, `os.PathLike`, bytes, seekable binary file object, an http(s) address where `limits` allow it
+            (downloaded until [`close`]), or a [`VideoClip`] of one of these.
         limits (`VideoLimits`, *optional*): what the file may cost.
 
-    Attributes:
-        times (`np.ndarray` of shape `(M,)`): seconds of every picture in presentation order.
-        fps (`float`): average pictures per second.
-        duration (`float`): seconds from the first picture to the end of the last one.
-        warnings (`list[str]`): what was found damaged or missing.
+    Attributes: see [`VideoReader`].
 
     Raises:
         VideoError: the file cannot be used.
     """
 
     def __init__(self, source, limits: VideoLimits | None = None):
-        self.source, self.limits = source, limits or VideoLimits()
-        self.name = source_name(source)
-        self._open()
+        self.source, clip = unclipped(source)
+        self.limits = limits or VideoLimits()
+        self._container = self._download = None
+        if is_address(self.source):
+            self.source = self._download = download_video(self.source, self.limits)
+        self.name = source_name(self.source)
+        self._deadline = time.monotonic() + self.limits.decode_timeout
         try:
+            self._open()
             self.index = build_index(self._container, self._stream, self.name, self.limits)
             self.warnings = list(self.index.warnings)
             self.times = self.index.times
@@ -134,6 +144,7 @@ class VideoFile:
                 self.times = self._counted_times()
             self.fps, self.duration = self._rate_and_duration()
             self._check_header()
+            self.cut_to(clip)
         except BaseException:
             self.close()
             raise
@@ -150,13 +161,12 @@ class VideoFile:
         self._damaged = 0
 
     def close(self) -> None:
-        self._container.close()
-
-    def __enter__(self) -> "VideoFile":
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.close()
+        # the generator knows this object and this object the generator: apart, both (and a download) go at once
+        self._packets = None
+        if self._container is not None:
+            self._container.close()
+        if self._download is not None:
+            self._download.close()
 
     # -- time ----------------------------------------------------------------------------------------------------
 
@@ -216,10 +226,6 @@ class VideoFile:
                 f"{end:.2f} s: the file seems cut off"
             )
 
-    def candidate_pictures(self, candidate_fps: float, max_candidates: int) -> np.ndarray:
-        """int64 (N,): picture numbers on a grid uniform in time, see [`uniform_pictures`]."""
-        return uniform_pictures(self.times, self.duration, candidate_fps, max_candidates)
-
     # -- pictures ------------------------------------------------------------------------------------------------
 
     def read(
@@ -227,29 +233,11 @@ class VideoFile:
         pictures: np.ndarray,
         max_side: int | None = None,
         drop_missing: bool = False,
-        allocate: Callable[[tuple[int, ...]], np.ndarray] | None = None,
+        allocate: Allocate | None = None,
     ) -> CandidateFrames:
-        """
-        Exactly the pictures with these numbers.
-
-        Args:
-            pictures (`np.ndarray` of shape `(N,)`): presentation-order numbers in [0, M), in any order, also repeated.
-            max_side (`int`, *optional*): the longer side is scaled down to this many pixels.
-            drop_missing (`bool`): leave out pictures that cannot be decoded and say so in `warnings`, else raise.
-            allocate (`Callable`, *optional*): gives the uint8 array of a shape (N, H, W, 3) that the pictures are
-                written to, once the size of the first one is known; `np.empty` by default.
-
-        Raises:
-            VideoError: numbers out of range, too much memory, or pictures that cannot be decoded.
-        """
-        pictures = np.asarray(pictures, dtype=np.int64)
-        if pictures.ndim != 1 or not len(pictures) or pictures.min() < 0 or pictures.max() >= len(self.times):
-            raise VideoError(
-                f"Picture numbers of {self.name!r} must be a non-empty list within 0..{len(self.times) - 1}, but got "
-                f"{pictures.ravel()[:8].tolist()}."
-            )
-        if max_side is not None and max_side < 1:
-            raise VideoError(f"`max_side` must be a positive number of pixels, but got {max_side}.")
+        """Exactly the pictures with these numbers; see [`VideoReader.read`]."""
+        pictures = self.checked(pictures, max_side)
+        self._deadline = time.monotonic() + self.limits.decode_timeout
         wanted, slots = np.unique(pictures, return_inverse=True)
         warnings = list(self.warnings)
         aspect = self._sample_aspect_ratio(warnings)
@@ -270,24 +258,8 @@ class VideoFile:
         ):
             if number:
                 warnings.append(f"{number} {what}")
-        keep = slots[picker.filled[slots]]
-        if len(keep) == len(picker.frames) and (keep == np.arange(len(keep))).all():
-            frames = picker.frames
-        else:
-            frames = picker.frames[keep]
-        numbers = wanted[keep]
-        return CandidateFrames(
-            frames=frames,
-            timestamps=self.times[numbers].copy(),
-            indices=numbers,
-            fps=self.fps,
-            total_num_frames=len(self.times),
-            duration=self.duration,
-            height=picker.height,
-            width=picker.width,
-            name=self.name,
-            warnings=warnings,
-        )
+        size = (picker.width, picker.height)
+        return self.candidates(wanted, slots, picker.filled, picker.frames, size, warnings)
 
     def _sample_aspect_ratio(self, warnings: list[str]) -> float:
         ratio = float(self._stream.sample_aspect_ratio or 1)
@@ -304,6 +276,7 @@ class VideoFile:
 
     def _decode(self, packet) -> list:
         """Frames that come out when `packet` goes in (None: all that are still inside); damage is counted."""
+        check_time(self._deadline, self.name, self.limits)
         try:
             return self._stream.codec_context.decode(packet)
         except av.error.EOFError:
@@ -421,6 +394,20 @@ class VideoFile:
             context.flush_buffers()
 
 
+def open_video(source, limits: VideoLimits | None = None) -> VideoReader:
+    """
+    Opens whatever is not in memory: what decoding, probing and scanning read from.
+
+    Args:
+        source: as for [`decode_candidates`], except frames in memory.
+        limits (`VideoLimits`, *optional*): what it may cost.
+
+    Raises:
+        VideoError: it cannot be used.
+    """
+    return ImageReader(source, limits) if is_image_files(unclipped(source)[0]) else VideoFile(source, limits)
+
+
 def decode_candidates(
     source,
     *,
@@ -429,14 +416,15 @@ def decode_candidates(
     max_side: int | None = None,
     source_fps: float | None = None,
     limits: VideoLimits | None = None,
-    allocate: Callable[[tuple[int, ...]], np.ndarray] | None = None,
+    allocate: Allocate | None = None,
 ) -> CandidateFrames:
     """
     The frames a selector may choose from: a grid uniform in time, snapped to real pictures, distinct and in order.
 
     Args:
         source: path, `os.PathLike`, bytes, seekable binary file object, array or tensor (N, H, W, 3) or (N, 3, H, W),
-            or a list of frames (PIL images or arrays).
+            a list of frames (PIL images or arrays), [`ImageFiles`], an http(s) address where `limits` allow it (each
+            call downloads it: see [`download_video`] for once), or a [`VideoClip`] of one of these.
         candidate_fps (`float`, defaults to 2.0): grid points per second.
         max_candidates (`int`, defaults to 768): cap; a longer video gets a coarser grid.
         max_side (`int`, *optional*): files only: the longer side is scaled down to this many pixels while decoding.
@@ -444,7 +432,7 @@ def decode_candidates(
             (never thinned, except for `max_candidates`), timed at 24 per second as transformers does, and a warning
             says so.
         limits (`VideoLimits`, *optional*): what a file may cost.
-        allocate (`Callable`, *optional*): files only: see [`VideoFile.read`].
+        allocate (`Callable`, *optional*): files and image files only: see [`VideoReader.read`].
 
     Raises:
         VideoError: the source cannot be used, in one sentence.
@@ -454,7 +442,7 @@ def decode_candidates(
     if not is_encoded_source(source):
         video = frames_in_memory(source, fps=source_fps)
         return thin_candidates(video, candidate_fps if source_fps else None, max_candidates)
-    with VideoFile(source, limits) as video:
+    with open_video(source, limits) as video:
         return video.read(video.candidate_pictures(candidate_fps, max_candidates), max_side, True, allocate)
 
 
@@ -474,9 +462,26 @@ def decode_frames(
     """
     indices = np.asarray(indices, dtype=np.int64)
     if is_encoded_source(source):
-        with VideoFile(source, limits) as video:
+        with open_video(source, limits) as video:
             return video.read(indices, max_side)
-    return take_frames(frames_in_memory(source, fps=source_fps), indices)
+    video = frames_in_memory(source, fps=source_fps)
+    return take_frames(video, positions_of(video, indices))
+
+
+def positions_of(video: CandidateFrames, indices) -> np.ndarray:
+    """int64 (N,): where in `video` the pictures with these numbers (N,) are.
+
+    Raises:
+        VideoError: one of them is not there.
+    """
+    indices = np.asarray(indices, dtype=np.int64)
+    positions = np.clip(np.searchsorted(video.indices, indices), 0, len(video) - 1)
+    if not indices.size or (video.indices[positions] != indices).any():
+        raise VideoError(
+            f"Frame numbers of {video.name!r} must be a non-empty list within "
+            f"{video.indices[0]}..{video.indices[-1]}, but got {indices.ravel()[:8].tolist()}."
+        )
+    return positions
 
 
 def take_frames(video: CandidateFrames, positions) -> CandidateFrames:
@@ -499,9 +504,18 @@ def thin_candidates(video: CandidateFrames, candidate_fps: float | None, max_can
     """`video` on a grid uniform in time; `candidate_fps=None` keeps every frame up to `max_candidates`."""
     times = video.timestamps
     period = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 1 / video.fps
-    rate = candidate_fps or 2 * max_candidates / max(times[-1] - times[0], 1e-6)
-    keep = uniform_pictures(times, times[-1] - times[0] + period, rate, max_candidates)
+    keep = uniform_pictures(times, times[-1] - times[0] + period, candidate_fps, max_candidates)
     return video if len(keep) == len(video) else take_frames(video, keep)
 
 
-__all__ = ["CandidateFrames", "VideoError", "VideoFile", "VideoLimits", "decode_candidates", "decode_frames"]
+__all__ = [
+    "CandidateFrames",
+    "ImageFiles",
+    "VideoClip",
+    "VideoError",
+    "VideoFile",
+    "VideoLimits",
+    "decode_candidates",
+    "decode_frames",
+    "open_video",
+]

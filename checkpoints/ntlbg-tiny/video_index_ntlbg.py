@@ -8,6 +8,7 @@ before the first byte is parsed: a playlist renamed to .mp4 could otherwise open
 
 import io
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -65,49 +66,62 @@ def source_name(source) -> str:
     return "bytes in memory" if isinstance(source, bytes | bytearray | memoryview) else "a file object"
 
 
+def checked_path(source, limits: VideoLimits, what: str = "a video") -> str:
+    """
+    The path of a regular, readable file within the size limit; names are names, whatever protocol they look like.
+
+    Raises:
+        VideoError: it is none.
+    """
+    path = os.fsdecode(os.fspath(source))
+    if not os.path.isfile(path):
+        if os.path.isdir(path):
+            kind = "it is a folder; pass one of the files in it"
+        elif "://" in path:
+            kind = "only http and https addresses can be opened; download it and pass the path"
+        elif os.path.exists(path):
+            kind = "it is not a regular file; copy it to one"
+        else:
+            kind = "there is no such file; check the path"
+        raise VideoError(f"{path!r} cannot be read as {what}: {kind}.")
+    _check_size(os.path.getsize(path), source_name(source), limits)
+    return path
+
+
+def _check_size(size: int, name: str, limits: VideoLimits) -> None:
+    if size == 0:
+        raise VideoError(f"{name!r} is empty (0 bytes); check how it was written.")
+    if size > limits.max_bytes:
+        raise VideoError(
+            f"{name!r} has {size} bytes, more than the limit of {limits.max_bytes}; cut it or raise "
+            "VideoLimits.max_bytes."
+        )
+
+
 def _checked_input(source, limits: VideoLimits):
     """What `av.open` is given (`file:` with an absolute path, or a nameless file object), and the first 12 bytes."""
     if isinstance(source, str | os.PathLike):
-        path = os.fspath(source)
-        path = os.fsdecode(path)
-        if not os.path.isfile(path):
-            if os.path.isdir(path):
-                kind = "it is a folder; pass one of the files in it"
-            elif "://" in path:
-                kind = "addresses are not opened; download it and pass the path"
-            elif os.path.exists(path):
-                kind = "it is not a regular file; copy it to one"
-            else:
-                kind = "there is no such file; check the path"
-            raise VideoError(f"{path!r} cannot be read as a video: {kind}.")
+        path = checked_path(source, limits)
         try:
             with open(path, "rb") as file:
                 head = file.read(12)
         except OSError as error:
             raise VideoError(f"{path!r} cannot be read ({error.strerror}); check its permissions.") from error
-        size, opened = os.path.getsize(path), f"file:{os.path.abspath(path)}"
-    else:
-        file = io.BytesIO(source) if isinstance(source, bytes | bytearray | memoryview) else source
-        try:
-            size = file.seek(0, io.SEEK_END)
-            file.seek(0)
-            head = file.read(12)
-            file.seek(0)
-            if not isinstance(head, bytes):
-                raise ValueError("it was opened as text")
-        except (OSError, ValueError) as error:
-            raise VideoError(
-                f"A video file object must be open and seekable, but got {error}; read it into bytes and pass these."
-            ) from error
-        opened = _NamelessFile(file)
-    if size == 0:
-        raise VideoError(f"{source_name(source)!r} is empty (0 bytes); check how it was written.")
-    if size > limits.max_bytes:
+        return f"file:{os.path.abspath(path)}", head
+    file = io.BytesIO(source) if isinstance(source, bytes | bytearray | memoryview) else source
+    try:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        head = file.read(12)
+        file.seek(0)
+        if not isinstance(head, bytes):
+            raise ValueError("it was opened as text")
+    except (OSError, ValueError) as error:
         raise VideoError(
-            f"{source_name(source)!r} has {size} bytes, more than the limit of {limits.max_bytes}; "
-            "cut it or raise VideoLimits.max_bytes."
-        )
-    return opened, head
+            f"A video file object must be open and seekable, but got {error}; read it into bytes and pass these."
+        ) from error
+    _check_size(size, source_name(source), limits)
+    return _NamelessFile(file), head
 
 
 _PYAV = tuple(int(number) for number in av.__version__.split(".")[:2])
@@ -150,6 +164,15 @@ def check_pixels(width: int, height: int, name: str, limits: VideoLimits) -> Non
         raise VideoError(
             f"{name!r} has pictures of {width} x {height} pixels, more than the limit of {limits.max_pixels}; "
             "scale it down or raise VideoLimits.max_pixels."
+        )
+
+
+def check_time(deadline: float, name: str, limits: VideoLimits) -> None:
+    """Refuses to go on after `deadline`, a reading of `time.monotonic`, with a [`VideoError`]."""
+    if time.monotonic() > deadline:
+        raise VideoError(
+            f"Reading {name!r} took longer than {limits.decode_timeout:g} s; ask for fewer pictures or raise "
+            "VideoLimits.decode_timeout."
         )
 
 
@@ -265,6 +288,7 @@ def build_index(container, stream, name: str, limits: VideoLimits) -> VideoIndex
     Raises:
         VideoError: no picture, or more pictures or seconds than `limits` allow.
     """
+    deadline = time.monotonic() + limits.decode_timeout
     pts, key, shown, durations = [], [], [], []
     missing_pts = damaged = 0
     warnings = []
@@ -278,6 +302,7 @@ def build_index(container, stream, name: str, limits: VideoLimits) -> VideoIndex
     trusted = "mpeg" not in formats and (is_mpeg or codec in ("h264", "hevc") or not {"mpegts", "ogg"} & set(formats))
     try:
         for packet in container.demux(stream):
+            check_time(deadline, name, limits)
             if packet.size == 0:
                 continue
             if len(pts) >= limits.max_frames:

@@ -16,7 +16,8 @@ from transformers.video_utils import VideoMetadata
 
 from .configuration_ntlbg import NTLBGConfig
 from .remote_code_ntlbg import VIDEO_PROCESSOR_AUTO_MAP, register
-from .video_decoding_ntlbg import VideoFile, take_frames, thin_candidates
+from .video_decoding_ntlbg import open_video, take_frames, thin_candidates
+from .video_reader_ntlbg import VideoReader
 from .video_source_ntlbg import (
     CandidateFrames,
     VideoError,
@@ -25,6 +26,7 @@ from .video_source_ntlbg import (
     frames_in_memory,
     is_decoded,
     is_encoded_source,
+    unclipped,
 )
 
 
@@ -102,6 +104,9 @@ class NTLBGVideoProcessor(BaseVideoProcessor):
     Args:
         base_video_processor (`BaseVideoProcessor` or `dict`):
             The base VLM's video processor, or its dictionary with `video_processor_type`.
+        limits (`VideoLimits`, *optional*):
+            What a video may cost, and whether addresses are opened. Belongs to the session and is never saved: a
+            checkpoint must not decide it.
         kwargs:
             See [`NTLBGVideosKwargs`]. In a call, `fps` overrides `candidate_fps` and `num_frames` asks for that many
             frames whatever the rate, as in the bases; everything else goes to the base.
@@ -114,8 +119,13 @@ class NTLBGVideoProcessor(BaseVideoProcessor):
     valid_kwargs = NTLBGVideosKwargs
     limits = VideoLimits()
 
-    def __init__(self, base_video_processor=None, **kwargs):
+    def __init__(self, base_video_processor=None, limits: VideoLimits | None = None, **kwargs):
         super().__init__(**kwargs)
+        if limits is not None:
+            # by name, as in `is_decoded`
+            if type(limits).__name__ != "VideoLimits":
+                raise ValueError(f"`limits` must be VideoLimits, but got {type(limits).__name__}.")
+            self.limits = limits
         if isinstance(base_video_processor, dict):
             name = base_video_processor.get("video_processor_type")
             base_class = video_processor_class_from_name(name) if name else None
@@ -145,6 +155,7 @@ class NTLBGVideoProcessor(BaseVideoProcessor):
         result = super().to_dict()
         result.pop("base")
         result.pop("valid_kwargs")
+        result.pop("limits", None)
         result["base_video_processor"] = self.base.to_dict()
         result["auto_map"] = dict(VIDEO_PROCESSOR_AUTO_MAP)
         return result
@@ -228,7 +239,7 @@ class NTLBGVideoProcessor(BaseVideoProcessor):
         if is_decoded(source):
             return source
         if is_encoded_source(source):
-            with VideoFile(source, self.limits) as video:
+            with open_video(source, self.limits) as video:
                 return video.read(_grid_pictures(video, grid), max_side, drop_missing=True)
         video = _in_memory(source, metadata)
         if grid is None:
@@ -269,7 +280,7 @@ class NTLBGVideoProcessor(BaseVideoProcessor):
     def _fetch_selected_one(self, source, selection, metadata, grid, max_side):
         numbers = selection.frames_indices
         if is_encoded_source(source):
-            with VideoFile(source, self.limits) as video:
+            with open_video(source, self.limits) as video:
                 numbers = _grid_pictures(video, grid) if numbers is None else _integers(numbers)
                 if numbers.min() < 0 or numbers.max() >= len(video.times):
                     raise ValueError(f"The selection speaks of pictures that {video.name!r} does not have.")
@@ -370,23 +381,17 @@ class NTLBGVideoProcessor(BaseVideoProcessor):
 SAMPLING_KWARGS = ("do_sample_frames", "candidate_fps", "max_candidates", "fps", "num_frames")
 
 
-def _grid_pictures(video: VideoFile, grid: tuple[float | None, int] | None) -> np.ndarray:
-    if grid is None:
-        return np.arange(len(video.times))
-    rate, cap = grid
-    if rate is None:
-        # above the rate of the pictures, so that only the cap binds
-        rate = 2 * max(cap, len(video.times)) / video.duration
-    return video.candidate_pictures(rate, cap)
+def _grid_pictures(video: VideoReader, grid: tuple[float | None, int] | None) -> np.ndarray:
+    return video.pictures if grid is None else video.candidate_pictures(*grid)
 
 
 def _in_memory(source, metadata) -> CandidateFrames:
     if metadata is None:
         return frames_in_memory(source)
-    indices = metadata.get("frames_indices")
-    if indices is not None and len(indices) != len(source):
+    indices, count = metadata.get("frames_indices"), len(unclipped(source)[0])
+    if indices is not None and len(indices) != count:
         raise VideoError(
-            f"`frames_indices` of the metadata must name each of the {len(source)} given frames, but has "
+            f"`frames_indices` of the metadata must name each of the {count} given frames, but has "
             f"{len(indices)} entries; leave it out for a whole video."
         )
     return frames_in_memory(source, metadata.get("fps"), indices, metadata.get("total_num_frames"))
