@@ -8,18 +8,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ntlbg.modeling_ntlbg.curves_ntlbg import lasting, robust_scores, smooth
 from ntlbg.modeling_ntlbg.gaussian_ntlbg import fit_gaussian
 from ntlbg.modeling_ntlbg.shell_lbg_ntlbg import DENSE_POINTS
 from ntlbg.modeling_ntlbg.strata_ntlbg import (
     STRATA,
     _nearest,
     _nearest_in_time,
-    lasting,
-    pick_peaks,
     quantisation_error,
-    robust_scores,
     select_representatives,
-    smooth,
     uniform_indices,
 )
 
@@ -90,7 +87,11 @@ def by_top_k(x, cosines, k):
 
 
 def by_separated_top_k(x, cosines, k):
-    return torch.tensor(pick_peaks(cosines, -math.inf, k, len(x) / (4 * k), []))
+    free, steps, picks = cosines.clone(), torch.arange(len(x)), []
+    for _ in range(k):
+        picks.append(int(free.argmax()))
+        free[(steps - picks[-1]).abs() <= len(x) / (4 * k)] = -math.inf
+    return torch.tensor(picks)
 
 
 def by_median_shell(x, cosines, k):
@@ -265,7 +266,8 @@ def test_logits_that_call_everything_relevant_are_a_global_question():
     x, _, _, _ = make_video(0, groups=128, dim=64, events=0)
     found = select_representatives(x, 8, relevance=torch.full((128,), 4.0), calibrated=True)
     assert (found.strata == COVERAGE).all()
-    assert torch.equal(found.indices, select_representatives(x, 8, novelty_share=0.0).indices)
+    nothing = select_representatives(x, 8, relevance=torch.full((128,), -4.0), calibrated=True)
+    assert torch.equal(found.indices, nothing.indices)
 
 
 @pytest.mark.parametrize("events", [1, 2, 4])
@@ -337,9 +339,6 @@ def test_the_helpers_do_what_they_say():
     assert smooth(torch.tensor([0.0, 3.0, 0.0, 0.0]), 3).tolist() == [1.5, 1.0, 1.0, 0.0]
     assert robust_scores(torch.full((5,), 2.0)).tolist() == [0.0] * 5
     assert robust_scores(torch.tensor([0.0] * 9 + [1.0]))[-1] > 3
-    curve = torch.tensor([0.0, 5.0, 4.0, 0.0, 0.0, 3.0, 0.0])
-    assert pick_peaks(curve, 1.0, 3, 1, []) == [1, 5]
-    assert pick_peaks(curve, 1.0, 3, 1, [5]) == [1]
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)

@@ -21,8 +21,8 @@ _TRACE_PROBES = 16
 _MAX_NORM = 1e18
 # Rows worked on at a time: 2 MiB at d = 1024, so that what is made of a chunk stays in a core's cache.
 CHUNK = 512
-# The basis starts from about this many rows at equal steps, and is refined on all of them.
-_START_ROWS = 2048
+# The basis is found on about this many rows at equal steps; eigenvalues and vectors in it are those of all rows.
+_BASIS_ROWS = 2048
 
 
 def _full_precision(tensor: torch.Tensor) -> torch.autocast:
@@ -202,14 +202,16 @@ def _top_factor(
     generator = torch.Generator().manual_seed(0)
 
     def covariance_times(block: torch.Tensor, step: int = 1) -> torch.Tensor:
-        rows, row_weights = scaled[::step], weights[::step, None]
-        return rows.T @ (row_weights * (rows @ block))
+        # Both products of a chunk while it is in the cache.
+        parts = zip(scaled[::step].split(CHUNK), weights[::step, None].split(CHUNK), strict=True)
+        return sum(rows.T @ (row_weights * (rows @ block)) for rows, row_weights in parts)
 
     start = torch.randn(dim, width, generator=generator, dtype=torch.float32).to(scaled.device)
     probes = torch.randn(dim, _TRACE_PROBES, generator=generator, dtype=torch.float32).to(scaled.device)
-    basis = torch.linalg.qr(covariance_times(start, max(1, len(scaled) // _START_ROWS))).Q
+    step = max(1, len(scaled) // _BASIS_ROWS)
+    basis = torch.linalg.qr(covariance_times(start, step)).Q
     for _ in range(_POWER_ITERATIONS - 1):
-        basis = torch.linalg.qr(covariance_times(basis)).Q
+        basis = torch.linalg.qr(covariance_times(basis, step)).Q
     product = covariance_times(torch.cat([basis, probes], dim=1))
     small = basis.T @ product[:, :width]
     values, vectors = torch.linalg.eigh((small + small.T) / 2)
@@ -290,7 +292,7 @@ def _empirical_covariance(
     variance = torch.zeros(dim, device=descriptors.device)
     for rows, part, centred in zip(descriptors.split(CHUNK), weights.split(CHUNK), scaled.split(CHUNK), strict=True):
         torch.sub(rows.float(), mean, out=centred)
-        variance += (part[:, None] * centred * centred).sum(0)
+        variance += (part[:, None] * centred).mul_(centred).sum(0)
     scale = channel_scale(mean, variance)
     scaled /= scale
     size = effective_sample_size(scaled, weights)

@@ -1,10 +1,11 @@
-"""Which groups stand for a video, for a question: relevance first, then novelty, then coverage by shell LBG.
+"""Which groups stand for a video, for a question: relevance, novelty and coverage share the k places.
 
 Shapes: T groups in time order, d descriptor channels, k representatives, r rank of the Gaussian's factor.
 
 One rule alone fails somewhere: pure relevance sees nothing of the rest of the video, pure coverage (the shell too)
-misses events of a few groups, and a median shell finds neither. So the k places are shared out among three strata, and
-what a stratum does not need falls to coverage. Hard indices carry no gradient; everything here runs without one.
+misses events of a few groups, and a median shell finds neither. So evidence comes first, shell LBG covers the rest
+around it, and the last places go to what the coverage still leaves worst represented. Hard indices carry no gradient;
+everything here runs without one.
 """
 
 import math
@@ -12,31 +13,30 @@ from dataclasses import dataclass
 
 import torch
 
+from .curves_ntlbg import lasting, robust_scores
+from .evidence_ntlbg import calibrated_picks, outstanding, raw_scores
 from .gaussian_ntlbg import CHUNK, LowRankGaussian, check_descriptors, fit_gaussian
 from .shell_lbg_ntlbg import DENSE_POINTS, bands, shell_lbg, snap_to_points
 
 
 STRATA = ("relevance", "novelty", "coverage")
 _RELEVANCE, _NOVELTY, _COVERAGE = range(3)
-_MAD_TO_DEVIATION = 1.4826
-# A calibrated curve above zero nearly everywhere is about the whole video: coverage answers that, not peaks.
-_GLOBAL_FRACTION = 0.6
-# A shy head may peak below zero. A group counts as evidence from about 12 % on where it also stands out of the curve.
-_SHY_LOGIT, _SHY_SCORE = -2.0, 3.0
-# Calibrated peaks can be trusted with more of the k places than those of raw cosines.
+# Calibrated peaks can be trusted with more of the k places than those of raw scores.
 _CALIBRATED_BONUS = 1.5
-# Raw cosines: a peak above this is beyond what noise does in any video, however deep the troughs are.
-_CERTAIN_SCORE = 4.5
-# Two weak witnesses make one: a small peak of relevance counts where the picture is novel as well.
-_WITNESS_SCORE, _WITNESS_NOVELTY = 1.5, 3.0
-_NOVEL_SCORE = 2.0
+# More places than this tell raw scores nothing new: coverage needs them.
+_MOST_EVIDENCE = 256
+# A group's relevance, or its distance to the Gaussian, is why it was chosen from this many robust deviations on.
+_RELEVANT_SCORE = _NOVEL_SCORE = 2.0
 _RELOCATIONS = 8
-# Groups on which the error of a long video is judged, and by how many standard errors it must be decided.
-_JUDGES, _CERTAINTY = 1024, 5.0
+# Groups on which the error of a long video is judged, by how many standard errors it must be decided, and how many
+# products (T k d) are spent on settling what that leaves open.
+_JUDGES, _CERTAINTY, _AFFORDABLE = 1024, 4.0, 2**32
 # A question about the whole video is mostly about time (how long, how many, which most), and equal steps are fair to
 # time. Shell LBG replaces them where the worst stretch it leaves is below this share of the worst they leave.
 _DECISIVE = 0.6
 _STRETCH = 0.75  # of a step, k steps to the video
+# Up to this many distances, T k, content alone decides coverage without a question; beyond, time bounds the search.
+_CONTENT_ONLY = 2**21
 
 
 @dataclass
@@ -89,145 +89,29 @@ def _squared_residuals(
     return torch.cat(residuals)
 
 
-def _least_error(x: torch.Tensor, choices: list[torch.Tensor], safe: int, certainty: float, settle: bool) -> int:
-    """Which of `choices` (each (k,)) has the least quantisation error; ties to the first.
+def _least_error(x: torch.Tensor, safe: torch.Tensor, found: torch.Tensor, certainty: float) -> torch.Tensor:
+    """`found` (k,) if its quantisation error is below that of `safe` (k,), else `safe`.
 
     All T k distances of a long video cost more than the whole selection. So it is judged by one random group of each
-    of n equal stretches, and the best is believed where `choices[safe]` lies `certainty` standard errors of their
-    paired difference behind. Where it does not, the two are compared on all groups (`settle`), or `safe` it is.
+    of n equal stretches, and `found` is believed where `safe` lies `certainty` standard errors of their paired
+    difference behind. Where it does not, all groups are asked if that is affordable; if not, `safe` it is.
     """
-    asked = range(len(choices))
-    if len(x) > 4 * _JUDGES:
+    count, dim = x.shape
+    if count > 4 * _JUDGES:
         jitter = torch.rand(_JUDGES, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        judges = ((torch.arange(_JUDGES) + jitter) * (len(x) / _JUDGES)).long().clamp(max=len(x) - 1)
+        judges = ((torch.arange(_JUDGES) + jitter) * (count / _JUDGES)).long().clamp(max=count - 1)
         rows, centre = x[judges.to(x.device)], x.mean(dim=0)
-        errors = torch.stack([_squared_residuals(rows, x, choice, centre) for choice in choices])
-        best = int(errors.mean(dim=1).argmin())
-        behind = errors[safe] - errors[best]
+        behind = _squared_residuals(rows, x, safe, centre) - _squared_residuals(rows, x, found, centre)
         if behind.mean() > certainty * behind.std() / math.sqrt(_JUDGES):
-            return best
-        if not settle or best == safe:
+            return found
+        if certainty == 0 or count * len(found) * dim > _AFFORDABLE:
             return safe
-        asked = (safe, best)
-    return min(asked, key=lambda at: float(quantisation_error(x, choices[at])))
-
-
-def smooth(curve: torch.Tensor, width: int) -> torch.Tensor:
-    """Moving average of `curve` (T,) over `width` (odd) groups; at the ends over those that exist."""
-    half = min(width // 2, len(curve) - 1)
-    total = torch.nn.functional.pad(curve.cumsum(0), (1, 0))
-    steps = torch.arange(len(curve), device=curve.device)
-    low, high = (steps - half).clamp(min=0), (steps + half + 1).clamp(max=len(curve))
-    return (total[high] - total[low]) / (high - low)
-
-
-def lasting(curve: torch.Tensor) -> torch.Tensor:
-    """What of `curve` (T,) lasts two groups: max(min(v_t-1, v_t), min(v_t, v_t+1)), a morphological opening.
-
-    A glitch of a single group is no event. A moving average would only make it a third as high.
-    """
-    if len(curve) == 1:
-        return curve
-    pairs = torch.minimum(curve[1:], curve[:-1])
-    return torch.maximum(torch.cat([pairs[:1], pairs]), torch.cat([pairs, pairs[-1:]]))
-
-
-def robust_scores(curve: torch.Tensor) -> torch.Tensor:
-    """(v - median)/(1.4826 MAD) of `curve` (T,): how far each value stands out; zeros for a constant curve."""
-    centred = curve - curve.median()
-    deviation = _MAD_TO_DEVIATION * centred.abs().median()
-    if deviation <= 1e-6 * curve.abs().max().clamp(min=1e-12):
-        # More than half of the values are equal: measure the rest by their own size.
-        deviation = centred.abs().mean()
-    if deviation <= 1e-6 * curve.abs().max().clamp(min=1e-12):
-        return torch.zeros_like(curve)
-    return centred / deviation
-
-
-def pick_peaks(curve: torch.Tensor, threshold: float, quota: int, window: float, taken: list[int]) -> list[int]:
-    """Greedy temporal non-maximum suppression: the highest values above `threshold`, more than `window` apart.
-
-    `taken` are groups chosen already; peaks keep away from them too. Ties go to the earliest group.
-    """
-    values = curve.clone()
-    steps = torch.arange(len(curve), device=curve.device)
-    for index in taken:
-        values[(steps - index).abs() <= window] = -torch.inf
-    picks = []
-    while len(picks) < quota:
-        best = int(values.argmax())
-        if values[best] <= threshold:
-            break
-        picks.append(best)
-        values[(steps - best).abs() <= window] = -torch.inf
-    return picks
-
-
-def _runs(above: torch.Tensor) -> list[tuple[int, int]]:
-    """Contiguous stretches [start, end) of a boolean (T,)."""
-    edges = torch.nn.functional.pad(above.int(), (1, 1)).diff()
-    starts, ends = (edges == 1).nonzero().flatten().tolist(), (edges == -1).nonzero().flatten().tolist()
-    return list(zip(starts, ends, strict=True))
-
-
-def _calibrated_picks(logits: torch.Tensor, x: torch.Tensor, quota: int, k: int) -> list[int]:
-    """One representative, its peak, for each run of evidence, strongest first; only then more for long runs.
-
-    Runs that one group parts are one piece of evidence until every other run has its own. A further representative of
-    a run must lie T/(4k) from every other and show a changed picture: further from all those chosen than neighbouring
-    groups are from one another.
-    """
-    above = logits > 0
-    if above.float().mean() > _GLOBAL_FRACTION:
-        return []
-    z = robust_scores(logits)
-    above |= (logits > _SHY_LOGIT) & (z > max(_SHY_SCORE, float(-z.min())))
-    if not above.any():
-        return []
-    peaks = [(start + int(logits[start:end].argmax()), start, end) for start, end in _runs(above)]
-    peaks.sort(key=lambda run: (-float(logits[run[0]]), run[0]))
-    apart, close = [], []
-    for peak, start, end in peaks:
-        if len(apart) == quota:
-            break
-        touching = any(start < other_end + 2 and other_start < end + 2 for _, other_start, other_end in apart)
-        (close if touching else apart).append((peak, start, end))
-    picks = [peak for peak, _, _ in apart + close][:quota]
-
-    steps = torch.arange(len(logits), device=logits.device)
-    window = max(len(logits) / (4 * k), 1)
-    change = 2 * (x[1:] - x[:-1]).square().sum(1).median()
-    free = torch.where(above, logits, -torch.inf)
-    waiting = list(picks)
-    while len(picks) <= quota:
-        for index in waiting:
-            free[((steps - index).abs() < window) | ((x - x[index]).square().sum(1) <= change)] = -torch.inf
-        if len(picks) == quota or not torch.isfinite(free.max()):
-            break
-        waiting = [int(free.argmax())]
-        picks += waiting
-    return picks
-
-
-def _raw_picks(scores: torch.Tensor, novelty: torch.Tensor, quota: int, k: int) -> list[int]:
-    """Peaks of a dual encoder's cosines that stand out of the curve; none when the curve has no such peaks.
-
-    Half of the slow trend is taken off, so that a short event counts inside an unrelated scene and a related scene
-    still counts as a whole. The troughs tell what chance alone does: a curve of pure noise falls as far as it rises,
-    so a peak must be higher than the deepest trough is deep, or be novel as well (`novelty`: robust scores (T,)).
-    """
-    z = robust_scores(scores - 0.5 * smooth(scores, 2 * (len(scores) // 16) + 1))
-    window = len(scores) / (4 * k)
-    threshold = min(max(2.0, float(-z.min())), _CERTAIN_SCORE)
-    picks = pick_peaks(z, threshold, quota, window, [])
-    left = min(quota - len(picks), max(1, quota // 2))
-    witnessed = torch.where(novelty > _WITNESS_NOVELTY, z, -torch.inf)
-    return picks + pick_peaks(witnessed, _WITNESS_SCORE, left, window, picks)
+    return found if quantisation_error(x, found) < quantisation_error(x, safe) else safe
 
 
 def _quota(share: float, k: int) -> int:
-    """Whole places of a share of k; a share above zero has at least one, so that k = 1 goes to the evidence."""
-    return min(k, max(1, int(share * k))) if share > 0 else 0
+    """Places of a share of k, rounded up, so that k = 1 goes to the evidence."""
+    return min(k, math.ceil(share * k))
 
 
 def _spread_out(count: int, k: int, taken: torch.Tensor) -> torch.Tensor:
@@ -280,22 +164,30 @@ def select_representatives(
 ) -> Representatives:
     """The k groups that stand for a video, given how relevant each is to the question.
 
+    A group's stratum says why it is among them: its relevance stands out of the curve, its picture stands out of the
+    video, or it covers what is near it.
+
     Args:
         descriptors (`torch.Tensor` of shape `(T, d)`): one vector per group, in time order.
         k (`int`): how many; min(k, T) are returned.
         relevance (`torch.Tensor` of shape `(T,)`, *optional*): to the question. None: there is no question.
         calibrated (`bool`): relevance are logits of a trained head (0 = as likely as not); else cosines or any other
-            score, of which only peaks that stand out of the curve count.
+            score, of which only the order and the distances count.
         gaussian (`LowRankGaussian`, *optional*): F | Q, in which `mahalanobis`, `shell` and `spread` are measured;
             default: the video's own moments, which novelty and coverage use in any case.
         rank (`int`): of the factor, when it is fitted here.
-        relevance_share, novelty_share (`float`): the most of the k places these strata may take. A calibrated
-            relevance may take half as much again; novelty doubles without relevance, and is 0 with it while k <= 8.
-        time_weight (`float`): how much distance in time counts in coverage; 0 looks at content alone.
+        relevance_share (`float`): the most of the k places that go to evidence before the rest is covered. A
+            calibrated relevance may take half as much again; raw scores take it all, up to 256 places, and nothing
+            when they say nothing (see `raw_scores`).
+        novelty_share (`float`): of the k places go to what the coverage leaves worst represented; twice that without
+            a question. With a question that found no evidence, or calibrated evidence, 0 while k <= 8.
+        time_weight (`float`): how much distance in time counts in coverage with a question; 0 looks at content alone,
+            as is done without a question (where T k is large, time bounds the search there too).
         lbg_iterations (`int`): at most, of the shell LBG.
 
     Returns:
-        `Representatives`: the same on every call with the same input.
+        `Representatives`: the same on every call with the same input. Without relevance their quantisation error is
+        never above uniform sampling's.
 
     Raises:
         ValueError: k < 1, a share outside [0, 1], wrong shapes, NaN or infinite values.
@@ -326,27 +218,49 @@ def select_representatives(
         directions, gain = own.principal_directions()
         distance, known = _distances_and_coordinates(own, x, directions)
         z = known * (1 + gain).sqrt()
-        novelty = robust_scores(lasting(distance))
+        centred = x - own.mean
+        norms = torch.cat([torch.linalg.vecdot(rows, rows) for rows in centred.split(CHUNK)])
 
-        taken, novel = [], []
-        if k < count and relevance is not None:
-            scores = relevance.to(x)
+        asked = relevance is not None
+        taken = torch.zeros(0, dtype=torch.long, device=x.device)
+        curve = scores = None
+        if asked and k < count:
+            curve = relevance.to(x)
             if calibrated:
-                taken = _calibrated_picks(scores, x, _quota(_CALIBRATED_BONUS * relevance_share, k), k)
-            else:
-                taken = _raw_picks(scores, novelty, _quota(relevance_share, k), k)
-        if k < count and (relevance is None or k > 8):
-            places = int(novelty_share * k * (2 if relevance is None else 1))
-            novel = pick_peaks(novelty, _NOVEL_SCORE, min(places, k - len(taken)), count / (4 * k), taken)
+                picks = calibrated_picks(curve, x, _quota(_CALIBRATED_BONUS * relevance_share, k), k)
+                taken = torch.tensor(picks, dtype=torch.long, device=x.device)
+            elif relevance_share > 0:
+                scores = raw_scores(curve)
+                if scores is not None:
+                    places = min(_quota(relevance_share, k), _MOST_EVIDENCE)
+                    taken = outstanding(centred, norms, norms, places, taken, scores)
+        last = 0
+        if k < count and (not asked or scores is not None or k > 8):
+            last = min(int(novelty_share * k * (1 if asked else 2)), k - len(taken))
 
-        times = torch.arange(count, device=x.device, dtype=torch.float32) * (k / count)
+        covered = k - last
+        times = torch.arange(count, device=x.device, dtype=torch.float32) * (covered / count)
+        if not asked and count * covered <= _CONTENT_ONLY:
+            time_weight = 0.0
         indices, cells_of_shell, tau2 = _coverage(
-            x, z, times, k, taken, novel, time_weight, lbg_iterations, relevance is not None
+            x, centred, z, times, covered, taken, time_weight, lbg_iterations, asked
         )
+        if last:
+            nearest = indices[_nearest(z, times, tau2, indices)]
+            residual = _squared_distances(centred, centred, nearest)
+            indices = torch.cat([indices, outstanding(centred, norms, residual, last, indices, scores)])
+        indices = indices.sort().values
+        if not asked:
+            # Nothing may be worse than uniform sampling: that must be certain.
+            indices = _least_error(x, uniform_indices(count, k, x.device), indices, _CERTAINTY)
 
         strata = torch.full((count,), _COVERAGE, device=x.device)
-        strata[torch.tensor(novel, dtype=torch.long, device=x.device)] = _NOVELTY
-        strata[torch.tensor(taken, dtype=torch.long, device=x.device)] = _RELEVANCE
+        if last or scores is not None:
+            strata[robust_scores(lasting(distance)) > _NOVEL_SCORE] = _NOVELTY
+        if scores is not None:
+            strata[scores > _RELEVANT_SCORE] = _RELEVANCE
+        elif calibrated:
+            strata[taken] = _RELEVANCE
         cells = _nearest(z, times, tau2, indices)
         mahalanobis = distance
         if gaussian is not None:
@@ -359,7 +273,7 @@ def select_representatives(
             cells=cells,
             relevance=relevance,
             mahalanobis=mahalanobis,
-            shell=_shell(known, cells_of_shell, k),
+            shell=_shell(known, cells_of_shell, covered),
             spread=float(chosen.var(unbiased=False) / chosen.mean().square().clamp(min=1e-30)),
         )
 
@@ -400,30 +314,28 @@ def _sees_what_equal_steps_miss(z: torch.Tensor, found: torch.Tensor, equal: tor
 
 def _coverage(
     x: torch.Tensor,
+    centred: torch.Tensor,
     z: torch.Tensor,
     times: torch.Tensor,
     k: int,
-    taken: list[int],
-    novel: list[int],
+    taken: torch.Tensor,
     time_weight: float,
     iterations: int,
     asked: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """All k indices in order, the codebook's cells (T,) and tau².
+    """The k indices in order, those `taken` among them, the codebook's cells (T,) and tau².
 
-    Time-aware shell LBG covers what the other strata left. It is taken where its quantisation error of the descriptors
-    is below that of equal steps and, without evidence to hold, of plain uniform sampling: it never loses to either. In
-    a long video that is certain without a question, and most likely with one (`asked`): see `_least_error`. A question
-    for which nothing was taken is about the whole: there it must also leave a decisively better worst stretch.
+    Shell LBG covers what the evidence leaves. With a question it must have less error than equal steps around the
+    evidence; a question for which nothing was taken is about the whole: there it must also leave a decisively better
+    worst stretch. Without one the point nearest its cell's mean in all channels stands for the cell.
     """
     count = len(x)
-    held = torch.tensor(taken + novel, dtype=torch.long, device=x.device)
-    # A start in equal steps, away from what is held; its c* is the unit in which time is weighed. The floor lets time
+    # A start in equal steps, away from what is taken; its c* is the unit in which time is weighed. The floor lets time
     # decide between equal pictures.
-    spread = torch.cat([held, _spread_out(count, k, held)]) if len(held) < k else held
+    spread = torch.cat([taken, _spread_out(count, k, taken)]) if len(taken) < k else taken
     start = _nearest_in_time(times, spread)
     start[spread] = torch.arange(k, device=x.device)
-    first = shell_lbg(z, k, start=start, iterations=0, held=held)
+    first = shell_lbg(z, k, start=start, iterations=0, held=taken)
     tau2 = max(time_weight * float(first.radius.square()), 1e-6 * float(z.square().sum(1).mean()), 1e-12)
     codebook = shell_lbg(
         z,
@@ -432,18 +344,27 @@ def _coverage(
         time_weight=tau2,
         start=start,
         iterations=iterations,
-        held=held,
+        held=taken,
         relocations=_RELOCATIONS,
     )
-    found = snap_to_points(codebook.cells, codebook.costs, k)
-    found[: len(held)] = held
-    if asked and not taken and not _sees_what_equal_steps_miss(z, found, spread, k):
-        return spread.sort().values, codebook.cells, tau2
-    # Evidence is worth its error, novelty is not.
-    bound_to_uniform = bool(novel) and not taken
-    safe = [spread, uniform_indices(count, k, x.device)] if bound_to_uniform else [spread]
-    choices = [*safe, found]
-    # Without a question nothing may be worse than uniform sampling: that must be certain.
-    certainty = 0.0 if asked else _CERTAINTY
-    found = choices[_least_error(x, choices, len(safe) - 1, certainty, bound_to_uniform)]
+    costs = codebook.costs if asked else _distances_to_means(centred, codebook.cells, k)
+    found = snap_to_points(codebook.cells, costs, k)
+    found[: len(taken)] = taken
+    if asked and not len(taken) and not _sees_what_equal_steps_miss(z, found, spread, k):
+        found = spread
+    elif asked:
+        found = _least_error(x, spread, found, certainty=0.0)
     return found.sort().values, codebook.cells, tau2
+
+
+def _distances_to_means(x: torch.Tensor, cells: torch.Tensor, k: int) -> torch.Tensor:
+    """Squared distance of each row of `x` (T, d) to the mean of its cell, (T,)."""
+    sums = torch.zeros(k, x.shape[1], device=x.device).index_add_(0, cells, x)
+    means = sums / torch.bincount(cells, minlength=k)[:, None]
+    return _squared_distances(x, means, cells)
+
+
+def _squared_distances(x: torch.Tensor, others: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
+    """|x_t - others_which(t)|² for `x` (T, d), `others` (n, d), `which` (T,): (T,)."""
+    gaps = (rows - others[near] for rows, near in zip(x.split(CHUNK), which.split(CHUNK), strict=True))
+    return torch.cat([torch.linalg.vecdot(gap, gap) for gap in gaps])
