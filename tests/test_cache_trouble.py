@@ -83,6 +83,16 @@ def test_a_full_disk_leaves_the_entries_that_are_there_as_they_are(clip, folder)
     assert entries(folder) == before
 
 
+def test_a_damaged_entry_goes_also_when_there_is_no_room_for_a_good_one(clip, folder):
+    FrameSelector(None, cache_dir=folder).encode(clip)
+    entry_of(folder).write_bytes(b"damage")
+    with files_of_at_most(100):
+        damaged, full = FrameSelector(None, cache_dir=folder).encode(clip).warnings
+    assert "its checksum is wrong" in damaged
+    assert "were not kept" in full
+    assert entries(folder) == {}
+
+
 @pytest.mark.parametrize("place", ["a file", "below a file", "no permission"])
 def test_a_folder_that_cannot_be_written_costs_one_warning(place, clip, tmp_path):
     (tmp_path / "file").write_text("mine")

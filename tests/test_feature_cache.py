@@ -161,7 +161,15 @@ def test_a_buffer_that_is_not_saved_with_the_weights_counts_too(encoders):
     encoder.model.vision_model.register_buffer("scale", torch.ones(()), persistent=False)
     with_scale = encoder_fingerprint(encoder)
     encoder.model.vision_model.scale.mul_(2)
-    assert len({before, with_scale, encoder_fingerprint(encoder), encoder_fingerprint(encoder)}) == 3
+    doubled = encoder_fingerprint(encoder)
+    assert len({before, with_scale, doubled}) == 3
+    assert encoder_fingerprint(encoder) == doubled
+    # The same bytes of another shape, and under another name.
+    encoder.model.vision_model.register_buffer("scale", torch.full((1,), 2.0), persistent=False)
+    reshaped = encoder_fingerprint(encoder)
+    del encoder.model.vision_model.scale
+    encoder.model.vision_model.register_buffer("shift", torch.full((1,), 2.0), persistent=False)
+    assert len({doubled, reshaped, encoder_fingerprint(encoder)}) == 3
     assert encoder_fingerprint(DualEncoder(encoder.model.half(), encoder.processor, "half")) != with_scale
 
 
@@ -272,6 +280,9 @@ def _text(content: str) -> torch.Tensor:
         lambda tensors, facts: {**tensors, "facts": _text(json.dumps({**facts, "fps": "fast"}))},
         lambda tensors, facts: {**tensors, "facts": _text(json.dumps({**facts, "key": "0" * 64}))},
         lambda tensors, facts: {**tensors, "facts": _text(json.dumps({**facts, "source": "/etc/passwd"}))},
+        lambda tensors, facts: {**tensors, "facts": _text(json.dumps({**facts, "warnings": [7]}))},
+        lambda tensors, facts: {**tensors, "facts": _text(json.dumps({**facts, "clip": [1.0]}))},
+        lambda tensors, facts: {**tensors, "facts": _text(json.dumps({**facts, "clip": ["a", "b"]}))},
         lambda tensors, facts: {**tensors, "more": torch.zeros(1)},
         lambda tensors, facts: {**tensors, "descriptors": tensors["descriptors"][:-1].clone()},
         lambda tensors, facts: {**tensors, "descriptors": tensors["descriptors"].double()},
@@ -300,6 +311,18 @@ def test_an_entry_under_the_name_of_another_is_not_trusted(clip, folder):
     again = quick.encode(clip)
     assert "made for something else" in again.warnings.pop()
     assert_same(again, expected)
+
+
+def test_an_entry_too_large_to_be_ours_is_removed_without_being_read(clip, folder):
+    selector = FrameSelector(None, cache_dir=folder)
+    expected = selector.encode(clip)
+    path = entry_of(folder)
+    # A terabyte of nothing, which takes no room on the disk.
+    os.truncate(path, 2**40)
+    again = selector.encode(clip)
+    assert "more than the cache's bound" in again.warnings.pop()
+    assert_same(again, expected)
+    assert path.stat().st_size < 10**6
 
 
 # -- what others may have put into the folder ----------------------------------------------------------------------

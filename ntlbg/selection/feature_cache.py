@@ -90,6 +90,7 @@ _FACTS = {
     "warnings": list,
     "clip": list,
 }
+_CLIPS = ([], [float, float])
 
 
 class _Damaged(Exception):
@@ -185,10 +186,7 @@ class FeatureCache:
 
     def _read(self, key: str) -> dict:
         path = self._path(key)
-        try:
-            facts = path.lstat()
-        except NotADirectoryError as error:
-            raise FileNotFoundError(*error.args) from error
+        facts = path.lstat()
         # A link would lead out of the folder, a pipe would never end.
         if not stat.S_ISREG(facts.st_mode):
             raise _Damaged("it is no regular file")
@@ -345,7 +343,7 @@ def _pack(key: str, features: CandidateFeatures) -> bytes:
         "height": int(features.height),
         "width": int(features.width),
         "warnings": features.warnings,
-        "clip": list(features.clip or ()),
+        "clip": [float(end) for end in features.clip or ()],
     }
     body = save(
         {
@@ -375,6 +373,8 @@ def _unpack(key: str, data: bytes) -> dict:
         raise _Damaged("it does not hold features") from error
     shapes = {name: (tensor.dtype, tensor.ndim) for name, tensor in tensors.items()}
     if kinds != _FACTS or shapes != _TENSORS or len({len(tensor) for tensor in tensors.values()}) != 1:
+        raise _Damaged("it does not hold features")
+    if {type(note) for note in facts["warnings"]} - {str} or [type(end) for end in facts["clip"]] not in _CLIPS:
         raise _Damaged("it does not hold features")
     if facts.pop("key") != key:
         raise _Damaged("it was made for something else")
