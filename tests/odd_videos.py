@@ -38,12 +38,13 @@ def write_video(
     container_options: dict | None = None,
     sample_aspect_ratio: Fraction | None = None,
     format: str | None = None,
+    pixels: str = "yuv420p",
 ) -> Path:
     """Encodes `frames` (N, H, W, 3); `ticks` are presentation times in thousandths of a second (a variable rate)."""
     with av.open(str(path), "w", format=format, options=container_options or {}) as container:
         stream = container.add_stream(codec, rate=rate)
         stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
+        stream.pix_fmt = pixels
         stream.options = options or {}
         if ticks is not None:
             stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)

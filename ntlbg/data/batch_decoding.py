@@ -60,6 +60,7 @@ def decode_videos(
     max_candidates: int = 768,
     max_side: int | None = None,
     limits: VideoLimits | None = None,
+    backend: str = "pyav",
     workers: int | None = None,
     in_order: bool = True,
     prefetch: int = 2,
@@ -78,7 +79,7 @@ def decode_videos(
     Args:
         videos: whatever `decode_candidates` takes and can be pickled, paths above all; read as they are needed, by
             another thread.
-        candidate_fps, max_candidates, max_side, limits: see `decode_candidates`.
+        candidate_fps, max_candidates, max_side, limits, backend: see `decode_candidates`.
         workers: processes; `default_workers()` if None.
         in_order: give the videos in the order of the input, else as they come.
         prefetch: videos begun ahead of the consumer, per worker.
@@ -95,7 +96,7 @@ def decode_videos(
         ValueError: a number is out of range.
     """
     options = {"candidate_fps": candidate_fps, "max_candidates": max_candidates, "max_side": max_side}
-    job = partial(_decode, **options, limits=_within(limits or VideoLimits(), max_bytes))
+    job = partial(_decode, **options, limits=_within(limits or VideoLimits(), max_bytes), backend=backend)
     pool = {"workers": workers, "in_order": in_order, "prefetch": prefetch, "max_bytes": max_bytes, "timeout": timeout}
 
     def decoded(outcome: Outcome) -> BatchVideo:
