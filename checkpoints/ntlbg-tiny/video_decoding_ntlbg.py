@@ -41,6 +41,7 @@ from .video_source_ntlbg import (
     unclipped,
     uniform_pictures,
 )
+from .video_torchcodec_ntlbg import check_torchcodec, torchcodec_pictures
 
 
 # A jump costs a seek and a refill of the reader: over shorter stretches, packets are read and dropped.
@@ -71,9 +72,9 @@ class _Picker:
         self.filled = np.zeros(count, dtype=bool)
         self.corrupt = self.resized = 0
 
-    def _prepare(self, frame) -> None:
+    def _prepare(self, frame, rotation: int) -> None:
         """Fixes the size of all frames from the first one that arrives."""
-        self.turns = round(frame.rotation / 90) % 4
+        self.turns = round(rotation / 90) % 4
         self.coded = (frame.width, frame.height)
         width, height = max(1, round(frame.width * self.sample_aspect_ratio)), frame.height
         scale = min(1.0, self.max_side / max(width, height)) if self.max_side else 1.0
@@ -89,10 +90,10 @@ class _Picker:
             )
         self.frames = self.allocate((self.count, out_height, out_width, 3))
 
-    def put(self, slot: int, frame) -> None:
+    def put(self, slot: int, frame, rotation: int) -> None:
         check_pixels(frame.width, frame.height, self.name, self.limits)
         if self.frames is None:
-            self._prepare(frame)
+            self._prepare(frame, rotation)
         self.corrupt += bool(frame.is_corrupt)
         self.resized += (frame.width, frame.height) != self.coded
         width, height = self.scaled
@@ -120,6 +121,8 @@ class VideoFile(VideoReader):
         source: path, `os.PathLike`, bytes, seekable binary file object, an http(s) address where `limits` allow it
             (downloaded until [`close`]), or a [`VideoClip`] of one of these.
         limits (`VideoLimits`, *optional*): what the file may cost.
+        backend (`str`, defaults to `"pyav"`): what decodes, `"pyav"` or `"torchcodec"`. PyAV opens, checks and indexes
+            the file in any case; see `video_torchcodec_ntlbg` for what torchcodec serves, and how near it comes.
 
     Attributes: see [`VideoReader`].
 
@@ -127,7 +130,10 @@ class VideoFile(VideoReader):
         VideoError: the file cannot be used.
     """
 
-    def __init__(self, source, limits: VideoLimits | None = None):
+    def __init__(self, source, limits: VideoLimits | None = None, backend: str = "pyav"):
+        if backend not in ("pyav", "torchcodec"):
+            raise VideoError(f"`backend` must be 'pyav' or 'torchcodec', but got {backend!r}.")
+        self.backend = backend
         self.source, clip = unclipped(source)
         self.limits = limits or VideoLimits()
         self._container = self._download = None
@@ -138,6 +144,8 @@ class VideoFile(VideoReader):
         try:
             self._open()
             self.index = build_index(self._container, self._stream, self.name, self.limits)
+            if backend == "torchcodec":
+                check_torchcodec(self._container, self.index, self.name)
             self.warnings = list(self.index.warnings)
             self.times = self.index.times
             if self.index.sequential:
@@ -243,8 +251,8 @@ class VideoFile(VideoReader):
         aspect = self._sample_aspect_ratio(warnings)
         picker = _Picker(len(wanted), max_side, aspect, self.limits, self.name, allocate)
         self._damaged = 0
-        for slot, frame in self._counted(wanted) if self.index.sequential else self._planned(wanted):
-            picker.put(slot, frame)
+        for slot, frame, rotation in self._pictures(wanted):
+            picker.put(slot, frame, rotation)
         missing = int((~picker.filled).sum())
         if missing == len(wanted) or (missing and not drop_missing):
             raise VideoError(
@@ -271,6 +279,16 @@ class VideoFile(VideoReader):
             )
             return 1.0
         return ratio
+
+    def _pictures(self, wanted: np.ndarray) -> Iterator[tuple[int, av.VideoFrame, int]]:
+        """(slot, frame as it is coded, its rotation in degrees) for the wanted picture numbers."""
+        if self.backend == "torchcodec":
+            for picture in torchcodec_pictures(self.source, self._stream, self.index, wanted, self.name):
+                check_time(self._deadline, self.name, self.limits)
+                yield picture
+        else:
+            for slot, frame in self._counted(wanted) if self.index.sequential else self._planned(wanted):
+                yield slot, frame, frame.rotation
 
     # -- decoding ------------------------------------------------------------------------------------------------
 
@@ -394,18 +412,19 @@ class VideoFile(VideoReader):
             context.flush_buffers()
 
 
-def open_video(source, limits: VideoLimits | None = None) -> VideoReader:
+def open_video(source, limits: VideoLimits | None = None, backend: str = "pyav") -> VideoReader:
     """
     Opens whatever is not in memory: what decoding, probing and scanning read from.
 
     Args:
         source: as for [`decode_candidates`], except frames in memory.
         limits (`VideoLimits`, *optional*): what it may cost.
+        backend (`str`, defaults to `"pyav"`): files only: see [`VideoFile`].
 
     Raises:
         VideoError: it cannot be used.
     """
-    return ImageReader(source, limits) if is_image_files(unclipped(source)[0]) else VideoFile(source, limits)
+    return ImageReader(source, limits) if is_image_files(unclipped(source)[0]) else VideoFile(source, limits, backend)
 
 
 def decode_candidates(
@@ -417,6 +436,7 @@ def decode_candidates(
     source_fps: float | None = None,
     limits: VideoLimits | None = None,
     allocate: Allocate | None = None,
+    backend: str = "pyav",
 ) -> CandidateFrames:
     """
     The frames a selector may choose from: a grid uniform in time, snapped to real pictures, distinct and in order.
@@ -433,6 +453,7 @@ def decode_candidates(
             says so.
         limits (`VideoLimits`, *optional*): what a file may cost.
         allocate (`Callable`, *optional*): files and image files only: see [`VideoReader.read`].
+        backend (`str`, defaults to `"pyav"`): files only: see [`VideoFile`].
 
     Raises:
         VideoError: the source cannot be used, in one sentence.
@@ -442,12 +463,18 @@ def decode_candidates(
     if not is_encoded_source(source):
         video = frames_in_memory(source, fps=source_fps)
         return thin_candidates(video, candidate_fps if source_fps else None, max_candidates)
-    with open_video(source, limits) as video:
+    with open_video(source, limits, backend) as video:
         return video.read(video.candidate_pictures(candidate_fps, max_candidates), max_side, True, allocate)
 
 
 def decode_frames(
-    source, indices, *, max_side: int | None = None, source_fps: float | None = None, limits: VideoLimits | None = None
+    source,
+    indices,
+    *,
+    max_side: int | None = None,
+    source_fps: float | None = None,
+    limits: VideoLimits | None = None,
+    backend: str = "pyav",
 ) -> CandidateFrames:
     """
     Exactly the pictures with these presentation-order numbers, in the order given, repeated where repeated.
@@ -455,14 +482,14 @@ def decode_frames(
     Args:
         source: as for [`decode_candidates`].
         indices: integers (N,).
-        max_side, source_fps, limits: as for [`decode_candidates`].
+        max_side, source_fps, limits, backend: as for [`decode_candidates`].
 
     Raises:
         VideoError: the source cannot be used, a number is out of range, or a picture cannot be decoded.
     """
     indices = np.asarray(indices, dtype=np.int64)
     if is_encoded_source(source):
-        with open_video(source, limits) as video:
+        with open_video(source, limits, backend) as video:
             return video.read(indices, max_side)
     video = frames_in_memory(source, fps=source_fps)
     return take_frames(video, positions_of(video, indices))
