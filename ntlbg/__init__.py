@@ -13,6 +13,7 @@ _PUBLIC = {
     "NTLBGVideoProcessor": "ntlbg.processors.video_processing_ntlbg",
     "Selection": "ntlbg.modeling_ntlbg.selection_ntlbg",
     "StreamingGaussian": "ntlbg.modeling_ntlbg.streaming_ntlbg",
+    "Subtitles": "ntlbg.selection.subtitles",
     "VideoAnswerer": "ntlbg.selection.answering",
     "select_frames": "ntlbg.selection.api",
 }

@@ -10,11 +10,13 @@ from ntlbg.cli_common import (
     Stages,
     UsageError,
     add_common_options,
+    add_subtitle_options,
     check_device,
     check_outputs,
     positive_int,
     print_notes,
     quiet_libraries,
+    read_subtitles,
     write_json,
 )
 from ntlbg.cli_source import add_source_options, check_video, limits_of, source_of
@@ -29,6 +31,7 @@ EPILOG = """\
 examples:
   ntlbg ask lecture.mkv "What is on the third slide?" --model ./my-ntlbg -k 32
   ntlbg ask trip.mp4 "Where do they eat?" "Who drives?" --model Qwen/Qwen2-VL-7B-Instruct --max-visual-tokens 8192
+  ntlbg ask talk.mp4 "Who is thanked?" --model Qwen/Qwen2-VL-7B-Instruct --subtitles talk.vtt
   ntlbg ask trip.mp4 "Who drives?" --model ./some-vlm --encoder none --report trip.html
 
 The video is looked at once, however many questions there are. -k counts groups for NTLBG checkpoints and for plain
@@ -77,6 +80,11 @@ def add_command(commands: argparse._SubParsersAction) -> None:
         cache_help="folder that keeps what --encoder saw, for models that get frames as images; others look anew",
         defaults_of="the checkpoint's own, else ",
     )
+    add_subtitle_options(
+        parser,
+        "told to the model: behind the frame each cue is nearest to, or all before the question where frames go in as "
+        "one video",
+    )
     parser.set_defaults(run=run)
 
 
@@ -91,6 +99,7 @@ def run(args: argparse.Namespace) -> None:
     check_outputs(args)
     if not all(question.strip() for question in args.questions):
         raise UsageError("a question is empty; ask something")
+    subtitles = read_subtitles(args)
     check_device(args.device)
     limits = limits_of(args)
     source = source_of(args, limits, args.quiet)
@@ -114,7 +123,7 @@ def run(args: argparse.Namespace) -> None:
                 limits=limits,
             )
         with stages("look at the video"):
-            opened = answerer.open(source)
+            opened = answerer.open(source, subtitles, args.subtitle_seconds)
         answers = []
         for number, question in enumerate(args.questions, start=1):
             with stages(f"question {number} of {len(args.questions)}"):
@@ -124,8 +133,8 @@ def run(args: argparse.Namespace) -> None:
     _write(args, opened.candidates, answers, {"load the model": stages.timings["load the model"], **opened.timings})
 
 
-def describe(answer: Answer, duration: float) -> str:
-    """One answer with its evidence as a table; `duration` of the video in seconds."""
+def describe(answer: Answer, looked_at: tuple[float, float]) -> str:
+    """One answer with its evidence as a table; `looked_at` are the (start, end) seconds there were to choose from."""
     from ntlbg.report.evidence import Evidence
     from ntlbg.tables import clock, stretches_text, table
 
@@ -142,7 +151,14 @@ def describe(answer: Answer, duration: float) -> str:
             stretches_text(found, float(second)),
         )
         for rank, (second, stratum, weight, found) in enumerate(
-            zip(evidence.seconds, evidence.strata, evidence.weights, evidence.windows(duration), strict=True), start=1
+            zip(
+                evidence.seconds,
+                evidence.strata,
+                evidence.weights,
+                evidence.windows(*reversed(looked_at)),
+                strict=True,
+            ),
+            start=1,
         )
     ]
     return (
@@ -163,7 +179,8 @@ def _write(args: argparse.Namespace, candidates, answers: list[Answer], timings:
         }
         write_json(args.json, content)
     if args.json != "-":
-        print("\n\n".join(describe(answer, candidates.duration) for answer in answers))
+        looked_at = candidates.clip or (0.0, candidates.duration)
+        print("\n\n".join(describe(answer, looked_at) for answer in answers))
     if args.report is not None:
         from ntlbg.report import ReportQuestion, VideoFacts, write_report
 
@@ -173,6 +190,7 @@ def _write(args: argparse.Namespace, candidates, answers: list[Answer], timings:
                 selection=answer.selection,
                 frames=answer.frames,
                 answer=answer.text,
+                spoken=answer.spoken,
                 # Loading and looking happen once; the first question's table shows them.
                 timings=(timings if number == 0 else {}) | answer.timings,
             )

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from tqdm import tqdm
 
 from ntlbg.errors import InputError, first_sentence
 from ntlbg.plain_text import printable
+
+
+if TYPE_CHECKING:
+    from ntlbg.selection.subtitles import Cue, Subtitles
 
 
 # Seconds of work before a bar appears in a log file; someone who watches a terminal sees it at once.
@@ -61,6 +66,17 @@ def positive_float(text: str) -> float:
     return number
 
 
+def seconds_or_more(text: str) -> float:
+    """argparse type: a finite number of at least 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"a number of at least 0 is expected, got {text!r}")
+    return number
+
+
 def add_common_options(
     parser: argparse.ArgumentParser, *, encoder_help: str, cache_help: str, defaults_of: str = ""
 ) -> None:
@@ -103,6 +119,33 @@ def add_common_options(
         "--report", metavar="FILE.html", help="write a self-contained HTML report, and its JSON beside it"
     )
     out.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def add_subtitle_options(parser: argparse.ArgumentParser, told: str) -> None:
+    """Options on what is said; `told` says where it goes."""
+    said = parser.add_argument_group("what is said")
+    said.add_argument("--subtitles", metavar="FILE", help=f"a .srt or .vtt file; {told}")
+    said.add_argument(
+        "--subtitle-seconds",
+        type=seconds_or_more,
+        metavar="S",
+        help="leave out what is said more than S seconds from every chosen moment (default: leave out nothing)",
+    )
+
+
+def read_subtitles(args: argparse.Namespace) -> Subtitles | None:
+    """What --subtitles names, before any work is done.
+
+    Raises:
+        SubtitleError: it cannot be read. UsageError: there is a distance and nothing to measure.
+    """
+    from ntlbg.selection.subtitles import Subtitles
+
+    if args.subtitles is None:
+        if args.subtitle_seconds is not None:
+            raise UsageError("--subtitle-seconds needs --subtitles FILE")
+        return None
+    return Subtitles.of(args.subtitles)
 
 
 def quiet_libraries() -> None:
@@ -173,10 +216,23 @@ def check_device(name: str | None) -> None:
 def write_json(target: str, content: dict) -> None:
     """Write JSON to a file, or to the standard output for `-`."""
     text = json.dumps(content, indent=1, ensure_ascii=False)
+    # Names of files that are no UTF-8 come as lone surrogates, which only JSON's own escapes can hold.
+    text = re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
     if target == "-":
         print(text)
     else:
         Path(target).write_text(text + "\n", encoding="utf-8")
+
+
+def said_text(seconds: Sequence[float], spoken: Sequence[Sequence[Cue]]) -> str:
+    """What is said at each chosen moment, one line each."""
+    from ntlbg.tables import clock
+
+    lines = [
+        f"{clock(float(second), tenths=True)}  " + (" ".join(cue.text for cue in cues) or "(nothing)")
+        for second, cues in zip(seconds, spoken, strict=True)
+    ]
+    return "\n".join(["said", *lines])
 
 
 def print_notes(notes: Sequence[str]) -> None:

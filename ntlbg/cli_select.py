@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from argparse import RawDescriptionHelpFormatter
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,11 +15,14 @@ from ntlbg.cli_common import (
     Stages,
     UsageError,
     add_common_options,
+    add_subtitle_options,
     check_device,
     check_outputs,
     positive_int,
     print_notes,
     quiet_libraries,
+    read_subtitles,
+    said_text,
     write_json,
 )
 from ntlbg.cli_source import add_source_options, check_opens, check_video, limits_of, source_of
@@ -33,6 +37,7 @@ examples:
   ntlbg select talk.mp4 -k 16                                for the video as a whole; needs no model
   ntlbg select talk.mp4 "who opens the door?" -k 8           for a question; SigLIP 2 from the Hub or its cache
   ntlbg select talk.mp4 "a dog" --encoder ./clip --out shots/   frames as PNG and a contact sheet
+  ntlbg select talk.mp4 "the demo" --subtitles talk.srt --report talk.html   with what is said at each frame
   ntlbg select talk.mp4 --json - | jq .indices               picture numbers for another program
   ntlbg select talk.mp4 --start 1:10:00 --end 1:15:00        five minutes of it
   ntlbg select photos/ --image-fps 0.5                       a folder of pictures, one every two seconds
@@ -66,6 +71,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
         cache_help="folder that keeps what was seen, so that the same video is looked at once",
     )
     parser.add_argument("--out", metavar="DIR", help="write the frames as PNG and contact_sheet.png into this folder")
+    add_subtitle_options(parser, "each cue is shown with the frame it is nearest to")
     parser.set_defaults(run=run)
 
 
@@ -80,6 +86,7 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError("the query is empty; give a question or leave it away")
     if args.out is not None and Path(args.out).exists() and not Path(args.out).is_dir():
         raise UsageError(f"--out {args.out!r} is a file; give a folder")
+    subtitles = read_subtitles(args)
     check_device(args.device)
     limits = limits_of(args)
     source = source_of(args, limits, args.quiet)
@@ -111,21 +118,30 @@ def run(args: argparse.Namespace) -> None:
             selection = selector.select(
                 features, args.query, args.k, max_side=args.max_side, with_frames=needs_pictures
             )
+        spoken = None
+        if subtitles is not None:
+            spoken, notes = selection.spoken(subtitles, args.subtitle_seconds)
+            selection.warnings += notes
         if needs_pictures:
             with stages("write"):
-                written = _write_pictures(args, selection, stages.timings)
+                written = _write_pictures(args, selection, spoken, stages.timings)
     finally:
         stages.close()
     if args.json is not None:
-        write_json(args.json, selection.to_dict() | {"timings": stages.timings})
+        said = {} if spoken is None else {"spoken": [[asdict(cue) for cue in cues] for cues in spoken]}
+        write_json(args.json, selection.to_dict() | said | {"timings": stages.timings})
     if args.json != "-":
         print(selection)
+        if spoken is not None:
+            print("\n" + said_text(selection.seconds, spoken))
         if needs_pictures:
             print("\n".join(f"wrote {path}" for path in written))
     print_notes(selection.warnings)
 
 
-def _write_pictures(args: argparse.Namespace, selection: FrameSelection, timings: dict[str, float]) -> list[Path]:
+def _write_pictures(
+    args: argparse.Namespace, selection: FrameSelection, spoken: list | None, timings: dict[str, float]
+) -> list[Path]:
     from ntlbg.report import ReportQuestion, VideoFacts, contact_sheet, write_report
     from ntlbg.tables import clock
 
@@ -145,7 +161,7 @@ def _write_pictures(args: argparse.Namespace, selection: FrameSelection, timings
         contact_sheet(selection.frames, labels, sheet, strata=selection.strata)
         written += [folder / f"frame_*.png ({selection.k})", sheet]
     if args.report is not None:
-        question = ReportQuestion(question=args.query, selection=selection, timings=dict(timings))
+        question = ReportQuestion(question=args.query, selection=selection, spoken=spoken, timings=dict(timings))
         written += write_report(
             args.report, video=VideoFacts.of(selection), questions=[question], command="ntlbg select"
         )

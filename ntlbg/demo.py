@@ -56,7 +56,7 @@ def run_demo(answerer: VideoAnswerer, seed: int, out: Path) -> float:
             )
         )
         verdict = "right" if rows[-1].verdict else "WRONG"
-        print(f"{describe(answer, spec.duration)}\ntruth: {question.answer} ({verdict})")
+        print(f"{describe(answer, (0.0, spec.duration))}\ntruth: {question.answer} ({verdict})")
         print("seconds: " + ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in rows[-1].timings.items()) + "\n")
     page, figures = write_report(
         out / f"demo-{seed}.html",

@@ -12,6 +12,7 @@ from ntlbg.modeling_ntlbg.selection_ntlbg import Selection
 from ntlbg.processors.processing_ntlbg import NTLBGProcessor
 from ntlbg.selection.answering import ModelError, VideoAnswerer, load_answerer
 from ntlbg.selection.encoders import DualEncoder, EncoderError
+from ntlbg.selection.subtitles import Subtitles
 
 
 QUESTIONS = ("where is the red car?", "who?", "what moves?")
@@ -98,6 +99,41 @@ def test_a_budget_of_the_checkpoint_itself_holds_in_both_ways_of_looking(encoder
         opened = answerer.open(frames)
         assert opened.ask(QUESTIONS[0]).num_groups == 31 // per_group < 8
         assert opened.ask(QUESTIONS[0], 2).num_groups == 2
+
+
+@pytest.mark.parametrize("looks", [1, 2])
+def test_what_is_said_reaches_the_model_before_the_question_and_not_the_choice(looks, encoder, monkeypatch):
+    frames = moving_square(16)
+    if looks == 2:
+        answerer = scored_answerer("qwen2_vl", encoder)
+    else:
+        base = tiny_base_processor("qwen2_vl", max_tokens_per_frame=16)
+        model = NTLBGForConditionalGeneration.from_base(
+            tiny_base("qwen2_vl", base.tokenizer), config_kwargs=dict(SMALL)
+        )
+        answerer = VideoAnswerer(model, NTLBGProcessor.from_base(base), max_new_tokens=2)
+    prompts, generate = [], answerer.model.generate
+    monkeypatch.setattr(
+        answerer.model,
+        "generate",
+        lambda **inputs: (
+            prompts.append(answerer.processor.tokenizer.decode(inputs["input_ids"][0])) or generate(**inputs)
+        ),
+    )
+    # 16 frames at an assumed 24 per second.
+    talk = Subtitles.parse("1\n0:00.1 --> 0:00.2\nHe waves.\n\n2\n0:00.5 --> 0:00.6\nShe nods.\n")
+    silent = answerer.open(frames).ask(QUESTIONS[0], 3)
+    answer = answerer.open(frames, talk).ask(QUESTIONS[0], 3)
+    assert answer.selection.indices.tolist() == silent.selection.indices.tolist()
+    assert answer.selection.weights.tolist() == silent.selection.weights.tolist()
+    assert "Subtitles" not in prompts[0]
+    said = "Subtitles:\n[0.1 s] He waves.\n[0.5 s] She nods."
+    assert prompts[1].index("<|vision_end|>") < prompts[1].index(said) < prompts[1].index(QUESTIONS[0])
+    assert [cue.text for cues in answer.spoken for cue in cues] == ["He waves.", "She nods."]
+    assert silent.spoken is None
+    near = answerer.open(frames, talk, 0.0).ask(QUESTIONS[0], 1)
+    assert any("left out" in note for note in near.notes)
+    json.dumps(near.to_dict())
 
 
 # -- whose code runs ----------------------------------------------------------------------------------------------

@@ -155,6 +155,66 @@ def test_a_query_without_a_reachable_encoder_ends_with_one_sentence_and_never_wi
         assert part in ended.stderr
 
 
+@pytest.fixture
+def talk(tmp_path):
+    path = tmp_path / "talk.srt"
+    path.write_text(
+        "1\n00:00:01,000 --> 00:00:02,000\nHe & I <b>met</b>.\n\n2\n0:09 --> x\n\n3\n0:06 --> 0:07\nBye.\n"
+    )
+    return path
+
+
+def test_select_shows_what_is_said_at_each_frame(capsys, clip, talk, tmp_path):
+    figures, report = tmp_path / "s.json", tmp_path / "r.html"
+    code, out, err = run(capsys, "select", clip, "-k", 3, "--subtitles", talk, "--json", figures, "--report", report)
+    assert code == 0
+    assert out.split("\nsaid\n")[1].count("He & I met.") == 1
+    assert "1 cue has no readable times in 'talk.srt', first in line 6: left out" in err
+    spoken = json.loads(figures.read_text())["spoken"]
+    assert [len(cues) for cues in spoken].count(0) == 1
+    assert [cue for cues in spoken for cue in cues] == [
+        {"start": 1.0, "end": 2.0, "text": "He & I met."},
+        {"start": 6.0, "end": 7.0, "text": "Bye."},
+    ]
+    assert FrameSelection.load(figures).k == 3
+    assert "<q>He &amp; I met.</q>" in report.read_text()
+    assert json.loads(report.with_suffix(".json").read_text())["questions"][0]["spoken"] == spoken
+    _, out, err = run(capsys, "select", clip, "-k", 1, "--subtitles", talk, "--subtitle-seconds", 0)
+    assert "more than 0 s from every chosen moment" in err
+
+
+@pytest.mark.parametrize("model", ["llava", "ntlbg"])
+def test_ask_tells_what_is_said_and_writes_it_down(capsys, clip, talk, models, model):
+    arguments = ["--model", models[model], "--max-new-tokens", 2, "--json", "-"]
+    arguments += ["--encoder", "none"] if model == "llava" else []
+    code, out, err = run(capsys, "ask", clip, QUESTION, "-k", 2, "--subtitles", talk, *arguments)
+    assert code == 0
+    assert err.count("no readable times") == 1
+    (answer,) = json.loads(out)["answers"]
+    assert [cue["text"] for cues in answer["spoken"] for cue in cues] == ["He & I met.", "Bye."]
+    assert len(answer["spoken"]) == 2
+
+
+def test_subtitles_that_cannot_be_used_end_before_any_work(capsys, clip, tmp_path, models):
+    for arguments in (
+        ["--subtitles", tmp_path / "none.srt"],
+        ["--subtitles", clip],
+        ["--subtitle-seconds", 3],
+        ["--subtitles", clip, "--subtitle-seconds", "-1"],
+        ["--subtitles", clip, "--subtitle-seconds", "nan"],
+    ):
+        assert_one_sentence(*run(capsys, "select", clip, *arguments))
+        assert_one_sentence(*run(capsys, "ask", clip, QUESTION, "--model", models["ntlbg"], *arguments))
+
+
+def test_a_file_name_that_is_no_utf8_can_be_written(capsys, clip, tmp_path):
+    odd = os.fsdecode(os.fsencode(str(tmp_path)) + b"/na\xffme.mp4")
+    shutil.copy(clip, odd)
+    code, _, _ = run(capsys, "select", odd, "-k", 2, "--json", tmp_path / "s.json")
+    assert code == 0
+    assert FrameSelection.load(tmp_path / "s.json").name == "na\udcffme.mp4"
+
+
 @pytest.mark.skipif(not FOOTAGE_FILES, reason="the footage is not part of the repository")
 @pytest.mark.parametrize("name", FOOTAGE_FILES)
 def test_select_reads_real_footage(capsys, name):

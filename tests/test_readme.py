@@ -23,6 +23,7 @@ def test_its_python_runs(block, tmp_path, monkeypatch):
     processor.save_pretrained(tmp_path / "base")
     save_encoder("siglip", tmp_path / "encoder")
     write_clip(tmp_path / "talk.mp4", moving_square(64))
+    (tmp_path / "talk.srt").write_text("1\n00:00:00,100 --> 00:00:00,500\nLook here.\n")
     code = block.replace("Qwen/Qwen2-VL-7B-Instruct", "./base").replace("google/siglip2-base-patch16-224", "./encoder")
     if "select_frames" in code:
         monkeypatch.setattr("ntlbg.selection.api.DEFAULT_ENCODER", "./encoder")

@@ -20,6 +20,7 @@ from ntlbg.plain_text import shown
 from ntlbg.report.evidence import WHY, Evidence
 from ntlbg.report.timeline import shape, timeline_svg
 from ntlbg.selection.features import FrameSelection
+from ntlbg.selection.subtitles import Cue
 from ntlbg.tables import clock
 
 
@@ -78,6 +79,7 @@ class ReportQuestion:
         correct: whether the answer is right; if None and both are known, equal texts (without case, outer spaces and a
             final full stop) count as right.
         timings: seconds per stage, in order.
+        spoken: what is said at each representative, if there are subtitles.
     """
 
     question: str | None
@@ -87,6 +89,7 @@ class ReportQuestion:
     truth: str | None = None
     correct: bool | None = None
     timings: dict[str, float] = field(default_factory=dict)
+    spoken: Sequence[Sequence[Cue]] | None = None
 
     @property
     def verdict(self) -> bool | None:
@@ -156,6 +159,7 @@ def report_dict(video: VideoFacts, questions: Sequence[ReportQuestion], command:
                 "correct": question.verdict,
                 "timings": dict(question.timings),
                 "selection": Evidence.of(question.selection).to_dict(*reversed(video.looked_at)),
+                "spoken": None if question.spoken is None else [[asdict(cue) for cue in c] for c in question.spoken],
             }
             for question in questions
         ],
@@ -237,12 +241,14 @@ def _sheet(question: ReportQuestion, evidence: Evidence) -> str:
             f"{evidence.unit}s"
         )
     figures = []
+    spoken = question.spoken or [[]] * len(frames)
     for rank, frame in enumerate(frames):
+        said = " ".join(cue.text for cue in spoken[rank])
         moment, stratum = clock(float(evidence.seconds[rank]), tenths=True), evidence.strata[rank]
         figures.append(
             f'<figure><img alt="{shown(f"The picture at {moment}")}" src="{data_uri(frame)}">'
             f"<figcaption>{_icon(stratum)}<b>{rank + 1}</b> {moment} · {shown(stratum)} · "
-            f"{float(evidence.weights[rank]):.1%}</figcaption></figure>"
+            f"{float(evidence.weights[rank]):.1%}{f'<q>{shown(said)}</q>' if said else ''}</figcaption></figure>"
         )
     return f'<div class="sheet">{"".join(figures)}</div>'
 

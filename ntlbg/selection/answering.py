@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -26,8 +26,10 @@ from ntlbg.processors.processing_ntlbg import NTLBGProcessor
 from ntlbg.processors.video_download_ntlbg import downloaded
 from ntlbg.processors.video_source_ntlbg import CandidateFrames, VideoLimits
 from ntlbg.selection.api import NOTHING_RELEVANT, FrameSelector
+from ntlbg.selection.chat import transcript
 from ntlbg.selection.encoders import DEFAULT_ENCODER, LOADING_ERRORS, needs_own_code, reason_of
 from ntlbg.selection.features import CandidateFeatures, FrameSelection
+from ntlbg.selection.subtitles import Cue, Subtitles
 
 
 # Pixels of a frame that is handed to a model as an image: what most VLMs scale down to anyway.
@@ -52,6 +54,7 @@ class Answer:
         frames: one picture per representative, uint8 (H, W, 3), its first one where groups were chosen.
         num_frames: pictures the model saw (a group holds `temporal_patch_size` of them).
         timings: seconds per stage.
+        spoken: what is said at each representative, if there are subtitles.
     """
 
     question: str
@@ -60,6 +63,7 @@ class Answer:
     frames: list[np.ndarray]
     num_frames: int
     timings: dict[str, float] = field(default_factory=dict)
+    spoken: list[list[Cue]] | None = None
 
     @property
     def num_groups(self) -> int:
@@ -80,6 +84,7 @@ class Answer:
             "num_frames": self.num_frames,
             "timings": self.timings,
             "selection": self.selection.to_dict(),
+            "spoken": None if self.spoken is None else [[asdict(cue) for cue in cues] for cues in self.spoken],
         }
 
 
@@ -116,12 +121,20 @@ class VideoAnswerer:
         """Whether a scorer makes the first look."""
         return self.model.scorer is not None
 
-    def open(self, video: Any) -> OpenVideo:
+    def open(
+        self, video: Any, subtitles: str | Subtitles | None = None, subtitle_seconds: float | None = None
+    ) -> OpenVideo:
         """Decode the candidates and encode them, with the scorer or else the vision tower; ask as often as needed.
 
+        Args:
+            video: see `decode_candidates`.
+            subtitles: a .srt or .vtt file, told before the question, each cue after its time.
+            subtitle_seconds: leave out what is said more than so many seconds from every chosen group; None tells all.
+
         Raises:
-            VideoError: the video cannot be read.
+            VideoError: the video cannot be read. SubtitleError: the subtitles cannot be read.
         """
+        subtitles = None if subtitles is None else Subtitles.of(subtitles)
         timings: dict[str, float] = {}
         # once, for both looks
         video = downloaded(video, self.processor.video_processor.limits)
@@ -138,21 +151,25 @@ class VideoAnswerer:
             inputs = self._inputs(candidates, "")
             with _timed(timings, "encode candidates"):
                 seen = {"video_features": self.model.encode_video(**inputs)}
-        return OpenVideo(self, video, candidates, seen, timings)
+        return OpenVideo(self, video, candidates, seen, timings, subtitles, subtitle_seconds)
 
     # The two methods below hold every call of the model and of its processor's tensors.
 
-    def _inputs(self, video: Any, question: str, selection: Selection | None = None) -> dict:
-        messages = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": question}]}]
+    def _inputs(self, video: Any, question: str, selection: Selection | None = None, said: str = "") -> dict:
+        content = [{"type": "video"}, *({"type": "text", "text": text} for text in (said, question) if text)]
         inputs = self.processor(
-            messages, videos=[video], query=question, selection=selection, add_generation_prompt=True
+            [{"role": "user", "content": content}],
+            videos=[video],
+            query=question,
+            selection=selection,
+            add_generation_prompt=True,
         )
         return dict(inputs.to(self.model.device))
 
     @torch.no_grad()
     def _generate(
         self, opened: OpenVideo, question: str, k: int | None, budget: int | None, timings: dict[str, float]
-    ) -> tuple[str, Selection]:
+    ) -> tuple[str, Selection, list[list[Cue]] | None, list[str]]:
         if self.two_looks:
             with _timed(timings, "choose"):
                 if k is None and budget is None:
@@ -162,7 +179,8 @@ class VideoAnswerer:
                 query = self.processor.scorer_query(question).to(self.model.device)
                 selection = self.model.select(**opened.seen, **query, num_representatives=k)
             with _timed(timings, "read the chosen"):
-                inputs = self._inputs(opened.source, question, selection)
+                told, notes = opened.told_at(selection.timestamps)
+                inputs = self._inputs(opened.source, question, selection, transcript(told or []))
             inputs["selection"] = [selection]
         else:
             with _timed(timings, "prepare the prompt"):
@@ -174,13 +192,21 @@ class VideoAnswerer:
                     inputs["num_representatives"] = self.model.representatives_for(grid, k, budget)
                 except ValueError as error:
                     raise ModelError(str(error)) from error
+                told, notes = None, []
+                if opened.subtitles is not None:
+                    # What is told may depend on what is chosen, so the choice comes before the prompt.
+                    selection = self.model.select(**inputs)
+                    told, notes = opened.told_at(selection.timestamps)
+                    inputs = self._inputs(opened.candidates, question, said=transcript(told))
+                    inputs.pop("pixel_values_videos")
+                    inputs.update(opened.seen, selection=[selection])
         with _timed(timings, "answer"):
             output = self.model.generate(
                 **inputs, return_selection=True, max_new_tokens=self.max_new_tokens, do_sample=False
             )
         new = output.sequences[0, inputs["input_ids"].shape[1] :]
         text = self.processor.tokenizer.decode(new, skip_special_tokens=True).strip()
-        return text, output.selections[0]
+        return text, output.selections[0], told, notes
 
     def _groups_within(self, candidates: CandidateFrames, budget: int) -> int:
         """The largest number of groups whose full-size pictures fit into `budget` visual tokens."""
@@ -209,6 +235,7 @@ class OpenVideo:
         candidates: the decoded candidates, small ones if there is a second look.
         seen: what of it the model takes for every question: `video_features`, or `scorer_features` with the times.
         timings: seconds per stage.
+        subtitles, subtitle_seconds: what is said, and how far from the chosen groups it is told.
     """
 
     answerer: VideoAnswerer
@@ -216,6 +243,8 @@ class OpenVideo:
     candidates: CandidateFrames
     seen: dict[str, Any]
     timings: dict[str, float]
+    subtitles: Subtitles | None = None
+    subtitle_seconds: float | None = None
 
     def ask(self, question: str, k: int | None = None, max_visual_tokens: int | None = None) -> Answer:
         """Choose k groups for the question (or as many as fit the budget; else the checkpoint's own) and answer.
@@ -225,11 +254,12 @@ class OpenVideo:
         """
         _check_question(question)
         timings: dict[str, float] = {}
-        text, selection = self.answerer._generate(self, question, k, max_visual_tokens, timings)
+        text, selection, told, notes = self.answerer._generate(self, question, k, max_visual_tokens, timings)
         pictures = torch.as_tensor(self.candidates.indices)
         selection = replace(selection.to("cpu"), query=question, frames_indices=pictures)
         if selection.relevance is not None and "relevance" not in selection.strata:
-            selection.notes = [*selection.notes, NOTHING_RELEVANT]
+            notes = [NOTHING_RELEVANT, *notes]
+        selection.notes = [*selection.notes, *notes]
         shown = selection.candidate_indices
         firsts = shown[:: selection.temporal_patch_size]
         return Answer(
@@ -239,7 +269,15 @@ class OpenVideo:
             frames=[self.candidates.frames[int(position)] for position in firsts],
             num_frames=len(set(shown.tolist())),
             timings=timings,
+            spoken=told,
         )
+
+    def told_at(self, seconds: torch.Tensor) -> tuple[list[list[Cue]] | None, list[str]]:
+        """What is said at the chosen times (k,), and notes; None without subtitles."""
+        if self.subtitles is None:
+            return None, []
+        video = self.candidates
+        return self.subtitles.told_at(seconds.tolist(), video.duration, self.subtitle_seconds, video.clip)
 
 
 class ImageAnswerer:
@@ -257,21 +295,29 @@ class ImageAnswerer:
         self.selector = selector
         self.max_new_tokens = max_new_tokens
 
-    def open(self, video: Any) -> OpenImages:
+    def open(
+        self, video: Any, subtitles: str | Subtitles | None = None, subtitle_seconds: float | None = None
+    ) -> OpenImages:
         """Look at the candidates once; ask the result as often as needed.
 
+        Args:
+            video: see `decode_candidates`.
+            subtitles: a .srt or .vtt file; what is said goes behind the frame it is nearest to.
+            subtitle_seconds: leave out what is said more than so many seconds from every chosen frame; None tells all.
+
         Raises:
-            VideoError: the video cannot be read.
+            VideoError: the video cannot be read. SubtitleError: the subtitles cannot be read.
         """
+        subtitles = None if subtitles is None else Subtitles.of(subtitles)
         timings: dict[str, float] = {}
         with _timed(timings, "look at the candidates"):
             features = self.selector.encode(video)
-        return OpenImages(self, features, timings)
+        return OpenImages(self, features, timings, subtitles, subtitle_seconds)
 
     @torch.no_grad()
-    def _generate(self, selection: FrameSelection, question: str) -> str:
+    def _generate(self, messages: list[dict]) -> str:
         inputs = self.processor.apply_chat_template(
-            selection.messages(question),
+            messages,
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
@@ -288,6 +334,8 @@ class OpenImages:
     answerer: ImageAnswerer
     candidates: CandidateFeatures
     timings: dict[str, float]
+    subtitles: Subtitles | None = None
+    subtitle_seconds: float | None = None
 
     def ask(self, question: str, k: int | None = None, max_visual_tokens: int | None = None) -> Answer:
         """Choose k frames (`IMAGES` if None) for the question and answer from them as images.
@@ -308,9 +356,14 @@ class OpenImages:
             selection = selector.select(self.candidates, query, IMAGES if k is None else k, max_side=IMAGE_SIDE)
             if query is None:
                 selection.warnings.append("The question was not used to choose the frames: there is no encoder.")
+        told = None
+        if self.subtitles is not None:
+            told, notes = selection.spoken(self.subtitles, self.subtitle_seconds)
+            selection.warnings += notes
         with _timed(timings, "answer"):
-            text = self.answerer._generate(selection, question)
-        return Answer(question, text, selection, list(selection.frames), selection.k, timings)
+            messages = selection.messages(question, subtitles=self.subtitles, subtitle_seconds=self.subtitle_seconds)
+            text = self.answerer._generate(messages)
+        return Answer(question, text, selection, list(selection.frames), selection.k, timings, told)
 
 
 def load_answerer(

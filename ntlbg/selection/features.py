@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,9 @@ from PIL import Image
 from ntlbg.plain_text import printable
 from ntlbg.processors.video_decoding_ntlbg import VideoLimits, open_video, take_frames
 from ntlbg.processors.video_source_ntlbg import frames_in_memory, is_encoded_source, unclipped
+from ntlbg.selection.chat import frames_message, image_part, image_url_part
 from ntlbg.selection.selection_file import FORMAT, SelectionError, checked_fields, read_json
+from ntlbg.selection.subtitles import Cue, Subtitles
 from ntlbg.tables import clock, stretches, stretches_text, table
 
 
@@ -271,20 +274,63 @@ class FrameSelection:
         metadata.frames_indices = [index for index in metadata.frames_indices for _ in range(temporal_patch_size)]
         return np.repeat(self._pixels(), temporal_patch_size, axis=0), metadata
 
-    def messages(self, question: str | None = None) -> list[dict]:
+    def spoken(
+        self, subtitles: str | os.PathLike | Subtitles, within: float | None = None
+    ) -> tuple[list[list[Cue]], list[str]]:
+        """What is said at each chosen frame: the cues of a .srt or .vtt file that are nearest to it, each once.
+
+        Args:
+            subtitles: the file, or what `Subtitles.of` made of it.
+            within: leave out what is said more than so many seconds from every chosen frame; None tells all.
+
+        Returns:
+            k lists of cues, and notes on what was guessed or left out.
+
+        Raises:
+            SubtitleError: they cannot be read.
+        """
+        return Subtitles.of(subtitles).told_at(self.seconds, self.duration, within, self.clip)
+
+    def messages(
+        self,
+        question: str | None = None,
+        *,
+        subtitles: str | os.PathLike | Subtitles | None = None,
+        subtitle_seconds: float | None = None,
+    ) -> list[dict]:
         """Chat messages for any VLM that takes images: each frame after its time, then the question.
 
         Args:
             question: what to ask; the query of the selection if None.
+            subtitles: a .srt or .vtt file; what is said goes behind the frame it is nearest to, see `spoken`, which
+                also gives notes on what was left out.
+            subtitle_seconds: leave out what is said more than so many seconds from every chosen frame; None tells all.
+
+        Raises:
+            ValueError: nothing to ask, or no pictures. SubtitleError: the subtitles cannot be read.
         """
+        return self._messages(question, subtitles, subtitle_seconds, image_part)
+
+    def openai_messages(
+        self,
+        question: str | None = None,
+        *,
+        subtitles: str | os.PathLike | Subtitles | None = None,
+        subtitle_seconds: float | None = None,
+    ) -> list[dict]:
+        """The same for a server that speaks OpenAI's protocol: pictures are `data:` URLs of JPEG.
+
+        `client.chat.completions.create(model=..., messages=selection.openai_messages("what is it?"))`. Pictures
+        have the size they were selected with (`max_side`). Ready for JSON.
+        """
+        return self._messages(question, subtitles, subtitle_seconds, image_url_part)
+
+    def _messages(self, question, subtitles, within, picture: Callable[[Image.Image], dict]) -> list[dict]:
         question = self.query if question is None else question
         if not question:
             raise ValueError("there is nothing to ask: the frames were chosen without a query; pass `question`")
-        content: list[dict] = []
-        for second, image in zip(self.seconds, self.images(), strict=True):
-            content += [{"type": "text", "text": f"[{second:.1f} s]"}, {"type": "image", "image": image}]
-        content.append({"type": "text", "text": question})
-        return [{"role": "user", "content": content}]
+        told = None if subtitles is None else self.spoken(subtitles, within)[0]
+        return frames_message(self.seconds, self.images(), question, told, picture)
 
     def to_dict(self) -> dict:
         """Everything but the pixels, ready for JSON; `from_dict` gives an equal selection without frames."""
