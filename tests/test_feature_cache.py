@@ -14,6 +14,7 @@ from cache_parts import assert_same, entries, entry_of
 from safetensors.torch import save
 from tiny_encoders import save_encoder, scenes, write_video
 
+import ntlbg.selection.api as api
 import ntlbg.selection.feature_cache as feature_cache
 from ntlbg.processors.video_decoding_ntlbg import VideoError, VideoLimits
 from ntlbg.selection.api import FrameSelector, select_frames
@@ -181,10 +182,13 @@ def test_a_buffer_that_is_not_saved_with_the_weights_counts_too(encoders):
         {"limits": VideoLimits(max_duration=500.0)},
         {"encoder": "siglip"},
         {"batch_size": 2},
+        pytest.param(
+            {"device": "cuda"}, marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+        ),
     ],
 )
 def test_whatever_changes_what_is_seen_has_an_entry_of_its_own(options, clip, encoders, folder):
-    first = {"encoder": str(encoders["clip"])}
+    first = {"encoder": str(encoders["clip"]), "device": "cpu"}
     options = {**first, **options}
     options["encoder"] = str(encoders.get(options["encoder"], options["encoder"]))
     for arguments in (first, options):
@@ -192,6 +196,13 @@ def test_whatever_changes_what_is_seen_has_an_entry_of_its_own(options, clip, en
             FrameSelector(**arguments, cache_dir=folder).encode(clip),
             FrameSelector(**arguments).encode(clip),
         )
+    assert len(entries(folder)) == 2
+
+
+def test_pictures_decoded_at_another_size_make_other_entries(monkeypatch, clip, folder):
+    FrameSelector(None, cache_dir=folder).encode(clip)
+    monkeypatch.setattr(api, "DESCRIPTOR_SIDE", 40)
+    assert_same(FrameSelector(None, cache_dir=folder).encode(clip), FrameSelector(None).encode(clip))
     assert len(entries(folder)) == 2
 
 
