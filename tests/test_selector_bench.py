@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ntlbg.evaluation import selector_bench
-from ntlbg.evaluation.descriptor_worlds import CUES, WORLDS
+from ntlbg.evaluation.descriptor_worlds import CUES, WORLDS, WRITTEN_LATER
 from ntlbg.evaluation.footage_bench import clip_descriptors, film
 from ntlbg.evaluation.selector_bench import BASELINES, against_best, log_det, relative_mse, temporal_entropy
 from ntlbg.evaluation.selector_report import draw, to_markdown
@@ -35,6 +35,87 @@ def test_a_world_is_the_same_every_time_and_its_cue_points_at_the_evidence(world
         rises.append(np.mean(rise))
     assert rises[0] < rises[1] < rises[2]
     assert rises[2] > 2
+
+
+# Of seed 3: the first piece, one channel of frame 100 and of the weak query (the last thing drawn).
+DRAWN = {
+    "needle": ((489, 494), 0.07772, -0.01370),
+    "long_event": ((58, 86), 0.03118, 0.04449),
+    "several_pieces": ((41, 43), 0.03932, -0.04282),
+    "whole_video": ((0, 74), 0.05636, 0.05887),
+    "glitches": ((489, 494), 0.06034, 0.03570),
+    "subspace_needle": ((121, 125), 0.03292, 0.09325),
+    "returning_scenes": ((410, 413), -0.09399, -0.02414),
+    "distractors": ((489, 494), 0.09568, -0.03645),
+    "walk": ((49, 58), -0.00905, -0.06972),
+    "two_hops": ((191, 195), 0.07875, -0.03695),
+    "heavy_tails": ((380, 390), 0.00077, -0.05913),
+}
+
+
+def test_no_world_has_changed_since_its_numbers_were_published():
+    assert list(DRAWN) == list(WORLDS)
+    assert list(WORLDS)[-len(WRITTEN_LATER) :] == list(WRITTEN_LATER)
+    for world, (piece, channel, asked) in DRAWN.items():
+        video = WORLDS[world](3)
+        assert video.pieces[0] == piece
+        assert video.frames[100, 0] == pytest.approx(channel, abs=2e-5)
+        assert video.queries["weak"][0] == pytest.approx(asked, abs=2e-5)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_piece_lies_inside_one_shot(world):
+    for seed in range(6):
+        video = WORLDS[world](seed)
+        assert all(len(np.unique(video.scenes[start:end])) == 1 for start, end in video.pieces)
+
+
+def test_the_walk_never_cuts_and_its_noise_has_a_memory():
+    def jump(video):  # between the means of four frames before and after, over the frames' spread
+        means = np.stack([video.frames[t : t + 4].mean(axis=0) for t in range(len(video.frames) - 3)])
+        moved = np.linalg.norm(means[4:] - means[:-4], axis=1)
+        return np.delete(moved, [t for t in video.evidence if t < len(moved)]).max() / video.frames.std(axis=0).sum()
+
+    def rough(video):  # a step's length over that of eight
+        x = video.frames
+        return np.linalg.norm(np.diff(x, axis=0), axis=1).mean() / np.linalg.norm(x[8:] - x[:-8], axis=1).mean()
+
+    walks, cuts = [WORLDS["walk"](seed) for seed in range(6)], [WORLDS["needle"](seed) for seed in range(6)]
+    assert max(map(jump, walks)) < min(map(jump, cuts))
+    assert max(map(rough, walks)) < 0.75 < min(map(rough, cuts))
+
+
+def test_two_hops_lie_far_apart_and_each_answers_half_the_question():
+    for seed in range(6):
+        video = WORLDS["two_hops"](seed)
+        (_, first), (second, _) = video.pieces
+        assert second - first >= len(video.frames) // 3
+    halves = []
+    for seed in range(20):
+        video = WORLDS["two_hops"](seed)
+        scores = video.frames @ video.queries["strong"]
+        halves.append([(scores[a:b].max() - np.median(scores)) / scores.std() for a, b in video.pieces])
+    assert np.mean(halves, axis=0) == pytest.approx([3, 3], abs=1)
+
+
+def test_heavy_tails_have_short_shots_that_return_frames_far_out_and_an_event_like_its_setting():
+    short, lone, like = [], [], []
+    for seed in range(20):
+        video = WORLDS["heavy_tails"](seed)
+        edges = np.flatnonzero(np.diff(video.scenes)) + 1
+        lengths = np.diff([0, *edges, len(video.frames)])
+        assert lengths.min() >= 2
+        assert len(lengths) > 2 * len(np.unique(video.scenes))
+        short.append((lengths <= 4).sum())
+        query = video.queries["strong"]
+        beside = np.median(video.frames @ video.frames.mean(axis=0))
+        lone.append((video.frames @ video.frames.mean(axis=0) < 0.8 * beside).sum())
+        same = video.scenes == video.scenes[video.pieces[0][0]]
+        same[video.evidence] = False
+        like.append((video.frames[same] @ query).mean() - (video.frames[~same] @ query).mean())
+    assert np.mean(short) >= 1
+    assert 1 <= np.mean(lone) <= 20
+    assert np.mean(np.array(like) > 0) >= 0.8
 
 
 def test_a_glitch_is_far_from_its_neighbours_and_the_needle_of_the_subspace_is_not_novel():
