@@ -1,11 +1,9 @@
 """Decoding: exact pictures, true times, odd files told in one sentence, hostile files without effect."""
 
-import http.server
 import io
 import shutil
 import subprocess
 import sys
-import threading
 import tracemalloc
 from fractions import Fraction
 
@@ -387,83 +385,6 @@ def test_a_picture_that_grows_in_mid_stream_is_stopped_by_the_pixel_limit(folder
     video = decode_candidates(folder / "grows.ts", candidate_fps=25, limits=VideoLimits(max_pixels=64 * 96))
     assert video.frames.shape[1:] == (64, 96, 3)
     assert any("could not be decoded" in w or "cannot be decoded" in w for w in video.warnings)
-
-
-# -- hostile files: nothing else is opened ------------------------------------------------------------------------
-
-
-class _Witness(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.server.asked.append(self.path)
-        self.send_response(404)
-        self.end_headers()
-
-    do_HEAD = do_GET
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture
-def witness():
-    """A loopback server that remembers what it was asked for."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Witness) as server:
-        server.asked = []
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
-
-
-def _scripts(planted, port: int) -> dict[str, str]:
-    address = f"http://127.0.0.1:{port}/secret.ts"
-    return {
-        "ffconcat": f"ffconcat version 1.0\nfile '{planted}'\n",
-        "m3u8 with a local file": f"#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\n{planted}\n#EXT-X-ENDLIST\n",
-        "m3u8 with an address": f"#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\n{address}\n#EXT-X-ENDLIST\n",
-        "sdp": f"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video {port} RTP/AVP 96\n",
-    }
-
-
-@pytest.mark.parametrize("kind", ["ffconcat", "m3u8 with a local file", "m3u8 with an address", "sdp"])
-@pytest.mark.parametrize("ending", ["mp4", "m3u8", "ffconcat", "ts", "sdp"])
-def test_a_script_that_names_other_videos_opens_none_of_them(folder, plain, witness, kind, ending):
-    script = folder / f"script.{ending}"
-    script.write_text(_scripts(plain, witness.server_port)[kind])
-    with open(script, "rb") as file:
-        assert file.name.endswith(ending)
-        for source in (script, str(script), file, script.read_bytes()):
-            with pytest.raises(VideoError) as error:
-                decode_candidates(source)
-            one_sentence(error)
-    assert witness.asked == []
-
-
-def test_the_same_scripts_do_open_the_planted_video_without_the_guards(folder, plain):
-    script = folder / "unguarded.mp4"
-    script.write_text(f"ffconcat version 1.0\nfile '{plain.name}'\n")
-    with av.open(str(script)) as container:
-        assert len(list(container.decode(video=0))) == 75
-
-
-def test_strings_that_ffmpeg_takes_for_protocols_are_only_file_names(folder, plain, witness):
-    numbered = folder / "seq001.png"
-    Image.fromarray(numbered_frames(1)[0]).save(numbered)
-    sources = [
-        f"concat:{plain}|{plain}",
-        f"subfile,,start,0,end,0,,:{plain}",
-        f"file:{plain}",
-        f"http://127.0.0.1:{witness.server_port}/a.mp4",
-        str(folder / "seq%03d.png"),
-        "pipe:0",
-        "/dev/zero",
-    ]
-    for source in sources:
-        with pytest.raises(VideoError) as error:
-            decode_candidates(source)
-        one_sentence(error)
-    assert witness.asked == []
 
 
 # -- frames in memory ---------------------------------------------------------------------------------------------
