@@ -15,30 +15,55 @@ from dataclasses import dataclass, field
 import av
 import numpy as np
 
+from .mov_tables_ntlbg import check_tables
 from .video_source_ntlbg import VideoError, VideoLimits
 
 
 # Containers that hold their own pictures. No playlists, no concatenation scripts, no image sequences, no raw streams.
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,gif"
 
-# Containers that list all their streams in the header, by how they begin: (offset, bytes) -> FFmpeg's name.
+# Containers by how they begin: (offset, bytes) -> FFmpeg's name.
 _MAGIC = (
-    *((4, box, "mov") for box in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"moof", b"pnot")),
+    *(
+        (4, box, "mov")
+        for box in b"ftyp moov mdat free skip wide styp moof pnot udta uuid sidx junk pict ediw prfl hoov".split()
+    ),
     (0, b"\x1a\x45\xdf\xa3", "matroska"),
     (8, b"AVI ", "avi"),
     (0, b"\x30\x26\xb2\x75", "asf"),
     (0, b"GIF8", "gif"),
+    (0, b"FLV\x01", "flv"),
+    (0, b"OggS", "ogg"),
+    (0, b"\x00\x00\x01\xba", "mpeg"),
 )
+
+# Transport streams by the places of the first byte of three packets (ISO/IEC 13818-1; with times or parity, too).
+_SYNC, _SYNC_PLACES = b"\x47", ((0, 188, 376), (4, 196, 388), (0, 204, 408))
+
+# Formats whose streams may appear after the header.
+_LATE_STREAMS = (None, "mpegts", "mpeg", "flv", "ogg", "avi")
+
+# What else a file may be. Not MP4, whose tables are looked at first: none begins in another way.
+_OTHER_FORMATS = "matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,gif"
 
 # Codecs whose decoders give the same wanted pictures when unwanted non-reference pictures are left out.
 SKIPPABLE_CODECS = ("h264", "hevc")
 
 
 class _NamelessFile:
-    """A binary file object reduced to reading and seeking: FFmpeg must not guess a format from its name."""
+    """A binary file object reduced to reading and seeking: FFmpeg must not guess a format from its name.
 
-    def __init__(self, file):
-        self._file = file
+    Args:
+        file: the object.
+        owned (`bool`): whether it is closed with this one; one that was given stays open.
+    """
+
+    def __init__(self, file, owned: bool = False):
+        self._file, self._owned = file, owned
+
+    def __del__(self):
+        if self._owned:
+            self._file.close()
 
     def read(self, size: int) -> bytes:
         return self._file.read(size)
@@ -99,29 +124,43 @@ def _check_size(size: int, name: str, limits: VideoLimits) -> None:
 
 
 def _checked_input(source, limits: VideoLimits):
-    """What `av.open` is given (`file:` with an absolute path, or a nameless file object), and the first 12 bytes."""
+    """What `av.open` is given (`file:` with an absolute path, or a nameless file object), and the format or None."""
+    name = source_name(source)
     if isinstance(source, str | os.PathLike):
         path = checked_path(source, limits)
         try:
             with open(path, "rb") as file:
-                head = file.read(12)
+                format = _checked_head(file, os.path.getsize(path), name, limits)
+            # Where FFmpeg has to find the format itself, it must not see the name: of "%03d.png" it makes a pattern.
+            opened = f"file:{os.path.abspath(path)}" if format else _NamelessFile(open(path, "rb"), owned=True)  # noqa: SIM115
+            return opened, format
         except OSError as error:
             raise VideoError(f"{path!r} cannot be read ({error.strerror}); check its permissions.") from error
-        return f"file:{os.path.abspath(path)}", head
     file = io.BytesIO(source) if isinstance(source, bytes | bytearray | memoryview) else source
     try:
         size = file.seek(0, io.SEEK_END)
         file.seek(0)
-        head = file.read(12)
-        file.seek(0)
-        if not isinstance(head, bytes):
+        if not isinstance(file.read(0), bytes):
             raise ValueError("it was opened as text")
     except (OSError, ValueError) as error:
         raise VideoError(
             f"A video file object must be open and seekable, but got {error}; read it into bytes and pass these."
         ) from error
-    _check_size(size, source_name(source), limits)
-    return _NamelessFile(file), head
+    _check_size(size, name, limits)
+    format = _checked_head(file, size, name, limits)
+    file.seek(0)
+    return _NamelessFile(file), format
+
+
+def _checked_head(file, size: int, name: str, limits: VideoLimits) -> str | None:
+    """FFmpeg's name of the format that the file (at its start) begins as, or None; claims of MP4 are checked."""
+    head = file.read(512)
+    format = next((name for at, magic, name in _MAGIC if head[at : at + len(magic)] == magic), None)
+    if format is None and any(all(head[at : at + 1] == _SYNC for at in places) for places in _SYNC_PLACES):
+        format = "mpegts"
+    if format == "mov":
+        check_tables(file, size, name, limits)
+    return format
 
 
 _PYAV = tuple(int(number) for number in av.__version__.split(".")[:2])
@@ -134,12 +173,11 @@ def open_container(source, limits: VideoLimits) -> av.container.InputContainer:
     Raises:
         VideoError: not a regular file, empty, too large, or not one of `FORMATS`.
     """
-    opened, head = _checked_input(source, limits)
-    format = next((name for at, magic, name in _MAGIC if head[at : at + len(magic)] == magic), None)
+    opened, format = _checked_input(source, limits)
     # `options` reach the decoders of the probe, which would otherwise decode a picture of any size. PyAV before 17.1
     # corrupts memory when they are given and streams appear after the header, as in transport and program streams, FLV
     # and Ogg, and in AVI with interleaved DV; there these are probed without them.
-    all_listed = format not in (None, "avi")
+    all_listed = format not in _LATE_STREAMS
     options = {"max_pixels": _pixel_option(limits)} if all_listed or _PYAV >= (17, 1) else {}
     try:
         return av.open(
@@ -147,7 +185,7 @@ def open_container(source, limits: VideoLimits) -> av.container.InputContainer:
             mode="r",
             format=format,
             options=options,
-            container_options={"protocol_whitelist": "file", "format_whitelist": FORMATS},
+            container_options={"protocol_whitelist": "file", "format_whitelist": format or _OTHER_FORMATS},
             metadata_errors="replace",
             timeout=limits.timeout,
         )
