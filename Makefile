@@ -57,8 +57,9 @@ bench-tiny: $(STAMP)    ## selectors side by side on 400 unseen videos, and the 
 	$(BIN)/python -m ntlbg.evaluation.world_benchmark --videos 400 --out docs/benchmarks/tiny --readme README.md
 	$(BIN)/python -m ntlbg.demo --seed 1000 --many 50 --json docs/benchmarks/demo.json
 
-bench-selectors: $(STAMP) ## every frame selector on eight worlds of descriptors (about ten minutes)
+bench-selectors: $(STAMP) ## every frame selector on synthetic worlds of descriptors (about 15 minutes; VIDEOS=folder: on films cut from it, too)
 	$(BIN)/python -m ntlbg.evaluation.selector_bench --videos 20 --out docs/benchmarks/selectors
+	$(if $(VIDEOS),$(BIN)/python -m ntlbg.evaluation.footage_bench $(VIDEOS) --out docs/benchmarks/selectors_footage)
 
 clean:                  ## remove the environment and everything made
 	rm -rf $(VENV) build out *.egg-info

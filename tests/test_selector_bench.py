@@ -164,6 +164,7 @@ def test_a_small_bench_fills_the_json_the_page_and_the_picture(tmp_path, monkeyp
     monkeypatch.setattr(selector_bench, "KS", (16, 32))
     monkeypatch.setattr(selector_bench, "BASELINES", few)
     monkeypatch.setattr(selector_bench, "WORLDS", {name: WORLDS[name] for name in ("needle", "whole_video")})
+    monkeypatch.setattr(selector_bench, "WRITTEN_LATER", ("needle",))
     result = selector_bench.bench(2)
     mean = np.array(result["mean"])
     assert mean.shape == (5, 2, 3, 2, 6)
@@ -172,12 +173,14 @@ def test_a_small_bench_fills_the_json_the_page_and_the_picture(tmp_path, monkeyp
     assert (mean[..., 0] <= 1).all()
     result["compared"]["by_world"]["needle"]["16"].update(mean=-40.0, low=-50.0, high=-30.0)
     speeds = {"with a query": 0.1, "without a query": 0.2, "k-means": 1.0}
-    result["speed"] = {"frames": 1, "channels": 1, "k": {"256": speeds}, "growth": {"1024": 0.1}}
+    result["speed"] = {"frames": 1, "channels": 1, "k": {"256": speeds}, "growth": {"1024": {"state": 12.3}}}
     result |= {"commit": "abc", "machine": "m", "command": "c"}
     page = to_markdown(json.loads(json.dumps(result)), "name")
     assert "name.png" in page
     assert "needle at k = 16 (to " in page
     assert "k-means | 1.000 (10.0)" in page
+    assert "| state | 12 |" in page
+    assert "frozen (needle): k = 16: strata" in page
     draw(result, tmp_path / "name.png")
     assert (tmp_path / "name.png").read_bytes().startswith(b"\x89PNG")
 

@@ -1,4 +1,4 @@
-"""Every frame selector under one roof: all of `ntlbg.selection.baselines` on eight worlds of frame descriptors.
+"""Every frame selector under one roof: all of `ntlbg.selection.baselines` on synthetic worlds of frame descriptors.
 
     python -m ntlbg.evaluation.selector_bench --videos 20 --out docs/benchmarks/selectors
 
@@ -19,11 +19,12 @@ from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from ntlbg.evaluation.descriptor_worlds import CUES, FRAMES, WORLDS, DescriptorVideo, unit
+from ntlbg.evaluation.descriptor_worlds import CUES, FRAMES, WORLDS, WRITTEN_LATER, DescriptorVideo, unit
 from ntlbg.evaluation.selector_report import draw, to_markdown
 from ntlbg.evaluation.world_benchmark import current_commit, paired_interval
 from ntlbg.modeling_ntlbg.scorer_ntlbg import relevance_to
 from ntlbg.modeling_ntlbg.strata_ntlbg import select_representatives
+from ntlbg.modeling_ntlbg.streaming_ntlbg import StreamingGaussian
 from ntlbg.selection.baselines import BASELINES
 from ntlbg.selection.baselines.diverse import facility_location_order
 
@@ -131,8 +132,11 @@ def compare(recall: np.ndarray) -> dict:
     """`against_best` by k, and by world and cue at each k; `recall` (selectors, worlds, cues, k, videos)."""
     names = list(BASELINES)
     flat = recall.mean(axis=2).swapaxes(1, 2).reshape(len(names), len(KS), -1)
+    fresh = recall[:, [list(WORLDS).index(world) for world in WRITTEN_LATER]]
+    fresh = fresh.mean(axis=2).swapaxes(1, 2).reshape(len(names), len(KS), -1)
     return {
         "by_k": {str(k): against_best(flat[:, i], names) for i, k in enumerate(KS)},
+        "written_later_by_k": {str(k): against_best(fresh[:, i], names) for i, k in enumerate(KS)},
         "by_world": {
             world: {str(k): against_best(recall[:, w, :, i].mean(axis=1), names) for i, k in enumerate(KS)}
             for w, world in enumerate(WORLDS)
@@ -168,7 +172,7 @@ def cpu_seconds(work, repeats: int) -> float:
 
 def run_speed() -> dict:
     """CPU seconds of the selection alone, in one run: ours, k-means (10 iterations), greedy facility location; and
-    ours for T = 1k .. 64k at k = 256."""
+    ours for T = 1k .. 64k at k = 256, d = 256, beside what the streaming Gaussian holds in memory."""
 
     frames, query = long_video(_SPEED_FRAMES, _SPEED_CHANNELS)
     x = torch.from_numpy(frames)
@@ -190,10 +194,21 @@ def run_speed() -> dict:
         frames, query = long_video(count, 256)
         x = torch.from_numpy(frames)
         relevance = relevance_to(x, torch.from_numpy(query))
-        result["growth"][str(count)] = cpu_seconds(
-            lambda x=x, relevance=relevance: select_representatives(x, 256, relevance=relevance), 3
-        )
+        stream = StreamingGaussian(32)
+        for chunk in x.split(1024):
+            stream.update(chunk)
+        result["growth"][str(count)] = {
+            "with a query, ms": 1e3
+            * cpu_seconds(lambda x=x, relevance=relevance: select_representatives(x, 256, relevance=relevance), 3),
+            "without a query, ms": 1e3 * cpu_seconds(lambda x=x: select_representatives(x, 256), 3),
+            "streaming Gaussian's state, KiB": state_bytes(stream) / 1024,
+        }
     return result
+
+
+def state_bytes(stream: StreamingGaussian) -> int:
+    """What a stream's tensors take in memory between two updates."""
+    return sum(value.untyped_storage().nbytes() for value in vars(stream).values() if isinstance(value, torch.Tensor))
 
 
 def bench(count: int) -> dict:
@@ -211,6 +226,7 @@ def bench(count: int) -> dict:
         "selectors": list(BASELINES),
         "mean": asked.mean(axis=4).round(4).tolist(),
         "recall_standard_error": (asked[..., 0].std(axis=4) / np.sqrt(count)).round(4).tolist(),
+        "written_later": list(WRITTEN_LATER),
         "compared": compare(asked[..., 0]),
         "without_query": {"selectors": names, "mean": blind.mean(axis=3).round(4).tolist()},
     }

@@ -23,15 +23,20 @@ def _gap(row: dict) -> str:
     return f"**{text}**" if row["high"] < 0 else text
 
 
+def _verdict(k: str, row: dict) -> str:
+    word = "ahead" if row["low"] > 0 else "behind" if row["high"] < 0 else "level"
+    return (
+        f"k = {k}: strata {row['ours']:.1f} %, best baseline {row['best']} {row['best_recall']:.1f} %: {word}, "
+        f"{row['mean']:+.1f} points [{row['low']:+.1f}, {row['high']:+.1f}]."
+    )
+
+
 def _verdicts(result: dict) -> list[str]:
     """What holds and what does not, in sentences."""
-    lines = []
-    for k, row in result["compared"]["by_k"].items():
-        word = "ahead" if row["low"] > 0 else "behind" if row["high"] < 0 else "level"
-        lines.append(
-            f"- k = {k}: strata {row['ours']:.1f} %, best baseline {row['best']} {row['best_recall']:.1f} %: {word}, "
-            f"{row['mean']:+.1f} points [{row['low']:+.1f}, {row['high']:+.1f}]."
-        )
+    compared = result["compared"]
+    lines = [f"- {_verdict(k, row)}" for k, row in compared["by_k"].items()]
+    later = " ".join(_verdict(k, row) for k, row in compared["written_later_by_k"].items())
+    lines.append(f"- The worlds written after the selector was frozen ({', '.join(result['written_later'])}): {later}")
     lost = [
         f"{world} at k = {k} (to {row['best']}, {row['mean']:+.1f})"
         for world, by_k in result["compared"]["by_world"].items()
@@ -95,7 +100,11 @@ def to_markdown(result: dict, picture: str) -> str:
         ["CPU seconds (times the first row)", *(f"k = {k}" for k in speed["k"])],
         [[rule, *(f"{row[rule]:.3f} ({row[rule] / ours[k]:.1f})" for k, row in speed["k"].items())] for rule in rules],
     )
-    growth = ", ".join(f"T = {count}: {1e3 * seconds:.0f} ms" for count, seconds in speed["growth"].items())
+    measured = list(next(iter(speed["growth"].values())))
+    growth = table(
+        ["k = 256, d = 256", *(f"T = {count}" for count in speed["growth"])],
+        [[name, *(f"{row[name]:.0f}" for row in speed["growth"].values())] for name in measured],
+    )
     kinds = "\n".join(f"- `{world}`: {text}" for world, text in result["worlds"].items())
     verdicts = "\n".join(_verdicts(result))
     return f"""# Frame selectors under one roof
@@ -146,7 +155,7 @@ are `strata`.
 
 {fast}
 
-Growth of the first row with T at k = 256, d = 256: {growth}.
+{growth}
 """
 
 
