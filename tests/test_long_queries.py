@@ -88,7 +88,7 @@ def test_evidence_that_only_the_last_part_names_is_found_as_if_it_was_asked_alon
             "first": relevance_to(frames, parts[0]),
         }
         for name, curve in curves.items():
-            chosen = select_representatives(frames, 8, relevance=curve).indices
+            chosen = select_representatives(frames, 4, relevance=curve).indices
             found[name] += bool(np.isin(chosen, video.evidence).any())
     assert found["parts"] >= 11
     assert found["parts"] > max(found["mean"], found["first"])
