@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 AV     ?= 15 16 17.0 17 18
 CODE   := configuration modeling_ntlbg processors ntlbg tests
 
-AV_TESTS := tests/test_decoding.py tests/test_select_frames.py tests/test_processors.py
+AV_TESTS := $(addprefix tests/test_,decoding.py exactness.py sources.py select_frames.py processors.py batch_decoding.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-av quality style tiny tiny-package tiny-smoke bench bench-tiny clean
