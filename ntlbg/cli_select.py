@@ -70,6 +70,13 @@ def add_command(commands: argparse._SubParsersAction) -> None:
         "Hub name or folder (default with a query: google/siglip2-base-patch16-224; without one: no model is needed)",
         cache_help="folder that keeps what was seen, so that the same video is looked at once",
     )
+    parser.add_argument(
+        "--scan",
+        choices=("auto", "grid", "keyframes"),
+        default="auto",
+        help="look at keyframes, and between them where they stand far apart (keyframes), at even steps (grid), or at "
+        "keyframes in long videos only (auto, the default)",
+    )
     parser.add_argument("--out", metavar="DIR", help="write the frames as PNG and contact_sheet.png into this folder")
     add_subtitle_options(parser, "each cue is shown with the frame it is nearest to")
     parser.set_defaults(run=run)
@@ -107,6 +114,7 @@ def run(args: argparse.Namespace) -> None:
                 encoder,
                 candidate_fps=args.candidate_fps or DEFAULT_FPS,
                 max_candidates=args.max_candidates or DEFAULT_CANDIDATES,
+                scan=args.scan,
                 device=args.device,
                 cache_dir=args.cache,
                 limits=limits,

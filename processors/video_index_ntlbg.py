@@ -163,7 +163,7 @@ def _checked_head(file, size: int, name: str, limits: VideoLimits) -> str | None
     return format
 
 
-_PYAV = tuple(int(number) for number in av.__version__.split(".")[:2])
+PYAV_VERSION = tuple(int(number) for number in av.__version__.split(".")[:2])
 
 
 def open_container(source, limits: VideoLimits) -> av.container.InputContainer:
@@ -178,7 +178,7 @@ def open_container(source, limits: VideoLimits) -> av.container.InputContainer:
     # corrupts memory when they are given and streams appear after the header, as in transport and program streams, FLV
     # and Ogg, and in AVI with interleaved DV; there these are probed without them.
     all_listed = format not in _LATE_STREAMS
-    options = {"max_pixels": _pixel_option(limits)} if all_listed or _PYAV >= (17, 1) else {}
+    options = {"max_pixels": _pixel_option(limits)} if all_listed or PYAV_VERSION >= (17, 1) else {}
     try:
         return av.open(
             opened,
@@ -215,10 +215,11 @@ def check_time(deadline: float, name: str, limits: VideoLimits) -> None:
 
 
 def picture_stream(
-    container: av.container.InputContainer, name: str, limits: VideoLimits
+    container: av.container.InputContainer, name: str, limits: VideoLimits, draft: bool = False
 ) -> av.video.stream.VideoStream:
     """
-    The moving-picture stream of an opened file, prepared for exact single-threaded decoding.
+    The moving-picture stream of an opened file, prepared for single-threaded decoding: exact, or without the
+    deblocking filter (`draft`).
 
     Raises:
         VideoError: no video stream, cover art only, no decoder, or pictures above `limits.max_pixels`.
@@ -238,7 +239,7 @@ def picture_stream(
         raise VideoError(f"{name!r} is coded in a way this FFmpeg cannot decode; convert it to H.264 in MP4.")
     check_pixels(stream.width, stream.height, name, limits)
     # the open options guard the probe; the decoder is opened later and must be told again
-    context.options = {"max_pixels": _pixel_option(limits)}
+    context.options = {"max_pixels": _pixel_option(limits), **({"skip_loop_filter": "all"} if draft else {})}
     context.thread_type = "NONE"
     return stream
 

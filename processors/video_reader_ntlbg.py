@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ntlbg.processors.video_scan_ntlbg import WIDEST_SCAN_GAP, scan_pictures
 from ntlbg.processors.video_source_ntlbg import (
     CandidateFrames,
     VideoClip,
@@ -17,6 +18,9 @@ from ntlbg.processors.video_source_ntlbg import (
     uniform_pictures,
 )
 
+
+# How candidates are looked for, see `VideoReader.scanned_pictures`.
+SCANS = ("auto", "grid", "keyframes")
 
 # Gives a writable uint8 array of a shape (N, H, W, 3).
 Allocate = Callable[[tuple[int, ...]], np.ndarray]
@@ -68,11 +72,53 @@ class VideoReader(ABC):
         """int64 (M,): the numbers of all pictures that may be read."""
         return np.arange(self.first, self.stop, dtype=np.int64)
 
+    @property
+    def end(self) -> float:
+        """Seconds at which the last picture that may be read ends."""
+        return float(self.times[0]) + self.duration if self.clip is None else self.clip[1]
+
+    @property
+    def keyframes(self) -> np.ndarray | None:
+        """int64 (K,): ascending numbers of the pictures in [first, stop) that are decoded alone.
+
+        None where no picture is cheaper than another.
+        """
+        return None
+
     def candidate_pictures(self, candidate_fps: float | None, max_candidates: int) -> np.ndarray:
         """int64 (N,): picture numbers on a grid uniform in time, see [`uniform_pictures`]."""
         times = self.times[self.first : self.stop]
-        end = float(self.times[0]) + self.duration if self.clip is None else self.clip[1]
-        return self.first + uniform_pictures(times, end - float(times[0]), candidate_fps, max_candidates)
+        return self.first + uniform_pictures(times, self.end - float(times[0]), candidate_fps, max_candidates)
+
+    def scanned_pictures(self, candidate_fps: float | None, max_candidates: int, scan: str) -> np.ndarray | None:
+        """
+        int64 (N,): picture numbers of a scan, see [`scan_pictures`]; None where a grid is to be taken.
+
+        Args:
+            candidate_fps, max_candidates: as for [`candidate_pictures`].
+            scan (`str`): `"grid"`: never; `"keyframes"`: wherever some pictures are cheaper than others; `"auto"`: for
+                long videos, which a grid of `candidate_fps` would exceed `max_candidates` on and a scan would not.
+
+        Raises:
+            VideoError: `scan` is none of these.
+        """
+        if scan not in SCANS:
+            raise VideoError(f"`scan` must be one of {', '.join(SCANS)}, but got {scan!r}.")
+        grid = self.candidate_pictures(candidate_fps, max_candidates)
+        keyframes = self.keyframes
+        times = self.times[self.first : self.stop]
+        fits = candidate_fps is not None and (self.end - float(times[0])) * candidate_fps <= max_candidates
+        if scan == "grid" or keyframes is None or len(grid) == len(times) or (scan == "auto" and fits):
+            return None
+        numbers = scan_pictures(
+            times,
+            keyframes - self.first,
+            self.end,
+            candidate_fps=candidate_fps,
+            max_candidates=max_candidates,
+            widest_gap=WIDEST_SCAN_GAP if scan == "auto" else np.inf,
+        )
+        return None if numbers is None else self.first + numbers
 
     @abstractmethod
     def read(
@@ -81,6 +127,7 @@ class VideoReader(ABC):
         max_side: int | None = None,
         drop_missing: bool = False,
         allocate: Allocate | None = None,
+        draft: bool = False,
     ) -> CandidateFrames:
         """
         Exactly the pictures with these numbers.
@@ -92,6 +139,8 @@ class VideoReader(ABC):
             drop_missing (`bool`): leave out pictures that cannot be decoded and say so in `warnings`, else raise.
             allocate (`Callable`, *optional*): gives the uint8 array of a shape (N, H, W, 3) that the pictures are
                 written to, once the size of the first one is known; `np.empty` by default.
+            draft (`bool`): the pictures are only to be looked at small: the decoder may leave out its deblocking
+                filter, which moves them by about 1 of 255 on average and saves a fifth of the time.
 
         Raises:
             VideoError: numbers out of range, too much memory, or pictures that cannot be decoded.

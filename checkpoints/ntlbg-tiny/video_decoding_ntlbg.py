@@ -19,6 +19,7 @@ from av.video.reformatter import VideoReformatter
 from .video_download_ntlbg import download_video, is_address
 from .video_images_ntlbg import ImageFiles, ImageReader
 from .video_index_ntlbg import (
+    PYAV_VERSION,
     SKIPPABLE_CODECS,
     build_index,
     check_pixels,
@@ -46,6 +47,9 @@ from .video_torchcodec_ntlbg import check_torchcodec, torchcodec_pictures
 
 # A jump costs a seek and a refill of the reader: over shorter stretches, packets are read and dropped.
 SEEK_MIN_PACKETS = 64
+
+# PyAV's later releases let the scaler start threads of its own; for one picture they cost more than they bring.
+SCALER_THREADS = {"threads": 1} if PYAV_VERSION >= (17, 1) else {}
 
 # Sample aspect ratios beyond this are damage, not intent (anamorphic film is 2, VCD 1.5).
 MAX_SAMPLE_ASPECT_RATIO = 4.0
@@ -98,7 +102,7 @@ class _Picker:
         self.resized += (frame.width, frame.height) != self.coded
         width, height = self.scaled
         picture = self.reformatter.reformat(
-            frame, width=width, height=height, format="rgb24", interpolation="BILINEAR"
+            frame, width=width, height=height, format="rgb24", interpolation="BILINEAR", **SCALER_THREADS
         ).to_ndarray()
         self.frames[slot] = np.rot90(picture, k=self.turns)
         self.filled[slot] = True
@@ -137,6 +141,7 @@ class VideoFile(VideoReader):
         self.source, clip = unclipped(source)
         self.limits = limits or VideoLimits()
         self._container = self._download = None
+        self._draft = False
         if is_address(self.source):
             self.source = self._download = download_video(self.source, self.limits)
         self.name = source_name(self.source)
@@ -160,13 +165,20 @@ class VideoFile(VideoReader):
     def _open(self) -> None:
         self._container = open_container(self.source, self.limits)
         try:
-            self._stream = picture_stream(self._container, self.name, self.limits)
+            self._stream = picture_stream(self._container, self.name, self.limits, self._draft)
         except BaseException:
             self._container.close()
             raise
         self._packets = None
         self._next = 0  # the packet that _packets gives next, in decode order
         self._damaged = 0
+
+    @property
+    def keyframes(self) -> np.ndarray | None:
+        """See [`VideoReader.keyframes`]; None where everything must be decoded and counted."""
+        if self.index.sequential:
+            return None
+        return self.first + np.flatnonzero(self.index.key[self.index.pictures[self.first : self.stop]])
 
     def close(self) -> None:
         # the generator knows this object and this object the generator: apart, both (and a download) go at once
@@ -242,9 +254,11 @@ class VideoFile(VideoReader):
         max_side: int | None = None,
         drop_missing: bool = False,
         allocate: Allocate | None = None,
+        draft: bool = False,
     ) -> CandidateFrames:
         """Exactly the pictures with these numbers; see [`VideoReader.read`]."""
         pictures = self.checked(pictures, max_side)
+        self._draft = draft
         self._deadline = time.monotonic() + self.limits.decode_timeout
         wanted, slots = np.unique(pictures, return_inverse=True)
         warnings = list(self.warnings)
@@ -436,10 +450,14 @@ def decode_candidates(
     source_fps: float | None = None,
     limits: VideoLimits | None = None,
     allocate: Allocate | None = None,
+    scan: str = "grid",
     backend: str = "pyav",
 ) -> CandidateFrames:
     """
     The frames a selector may choose from: a grid uniform in time, snapped to real pictures, distinct and in order.
+
+    Or a scan (see `video_scan_ntlbg`), which costs a long file much less. Its candidates stand at unequal steps and
+    are drafts: to be looked at, and to be read again with [`decode_frames`] where they are chosen.
 
     Args:
         source: path, `os.PathLike`, bytes, seekable binary file object, array or tensor (N, H, W, 3) or (N, 3, H, W),
@@ -453,6 +471,8 @@ def decode_candidates(
             says so.
         limits (`VideoLimits`, *optional*): what a file may cost.
         allocate (`Callable`, *optional*): files and image files only: see [`VideoReader.read`].
+        scan (`str`, defaults to `"grid"`): files only: `"keyframes"` for a scan instead of the grid, `"auto"` for one
+            where the video is long: see [`VideoReader.scanned_pictures`].
         backend (`str`, defaults to `"pyav"`): files only: see [`VideoFile`].
 
     Raises:
@@ -464,6 +484,9 @@ def decode_candidates(
         video = frames_in_memory(source, fps=source_fps)
         return thin_candidates(video, candidate_fps if source_fps else None, max_candidates)
     with open_video(source, limits, backend) as video:
+        scanned = video.scanned_pictures(candidate_fps, max_candidates, scan)
+        if scanned is not None:
+            return video.read(scanned, max_side, True, allocate, draft=True)
         return video.read(video.candidate_pictures(candidate_fps, max_candidates), max_side, True, allocate)
 
 

@@ -123,6 +123,7 @@ class ImageReader(VideoReader):
         max_side: int | None = None,
         drop_missing: bool = False,
         allocate: Allocate | None = None,
+        draft: bool = False,
     ) -> CandidateFrames:
         """Exactly the pictures with these numbers; see [`VideoReader.read`]."""
         pictures = self.checked(pictures, max_side)

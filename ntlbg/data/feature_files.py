@@ -94,7 +94,7 @@ def feature_file(folder: str | os.PathLike, video: str | os.PathLike, selector: 
     facts = video.stat()
     looked = selector.settings()
     # Where an encoder runs changes the last bits only, and what may be refused changes no features.
-    looked = {name: looked.get(name) for name in ("candidate_fps", "max_candidates", "max_side", "encoder")}
+    looked = {name: looked.get(name) for name in ("candidate_fps", "max_candidates", "scan", "max_side", "encoder")}
     told = [FORMAT, os.path.abspath(video), facts.st_size, facts.st_mtime_ns, looked]
     digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
     return Path(folder) / f"{_plain(video.stem)}-{digest[:16]}.npz"

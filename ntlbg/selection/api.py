@@ -18,6 +18,7 @@ from ntlbg.modeling_ntlbg.scorer_ntlbg import pieces_notes, relevance_to
 from ntlbg.modeling_ntlbg.strata_ntlbg import STRATA, select_representatives
 from ntlbg.processors.video_decoding_ntlbg import VideoLimits, decode_candidates, decode_frames
 from ntlbg.processors.video_download_ntlbg import downloaded
+from ntlbg.processors.video_reader_ntlbg import SCANS
 from ntlbg.processors.video_source_ntlbg import CandidateFrames, is_encoded_source, is_image_files, unclipped
 from ntlbg.selection.descriptors import describe_frames
 from ntlbg.selection.encoders import DEFAULT_ENCODER, DualEncoder, EncoderError
@@ -39,6 +40,8 @@ class FrameSelector:
             which cannot judge a query.
         candidate_fps: candidates per second of video.
         max_candidates: cap on the candidates of one video; a longer video gets a wider grid.
+        scan: "auto" looks at a long video's keyframes, and between them only where they stand far apart, instead of at
+            a grid; "grid" never does, "keyframes" always: see `decode_candidates`. The chosen frames are exact anyway.
         device: where the encoder runs; a GPU if there is one, else the CPU.
         batch_size: frames per step of the encoder.
         limits: what a video may cost, see `VideoLimits`.
@@ -56,6 +59,7 @@ class FrameSelector:
         *,
         candidate_fps: float = 2.0,
         max_candidates: int = 768,
+        scan: str = "auto",
         device: str | torch.device | None = None,
         batch_size: int = 32,
         limits: VideoLimits | None = None,
@@ -67,6 +71,8 @@ class FrameSelector:
             raise ValueError(f"candidate_fps is positive, got {candidate_fps}")
         if max_candidates < 1:
             raise ValueError(f"max_candidates is at least 1, got {max_candidates}")
+        if scan not in SCANS:
+            raise ValueError(f"scan is one of {', '.join(SCANS)}, got {scan!r}")
         if batch_size < 1:
             raise ValueError(f"batch_size is at least 1, got {batch_size}")
         self.encoder = (
@@ -74,6 +80,7 @@ class FrameSelector:
         )
         self.candidate_fps = candidate_fps
         self.max_candidates = max_candidates
+        self.scan = scan
         self.batch_size = batch_size
         self.limits = limits or VideoLimits()
         self.progress = progress
@@ -113,6 +120,7 @@ class FrameSelector:
             "max_candidates": self.max_candidates,
             "max_side": DESCRIPTOR_SIDE if self.encoder is None else 2 * self.encoder.input_side,
             "limits": self.limits,
+            "scan": self.scan,
         }
 
     @functools.cached_property
@@ -124,6 +132,7 @@ class FrameSelector:
         settings: dict[str, Any] = {
             "candidate_fps": float(self.candidate_fps),
             "max_candidates": int(self.max_candidates),
+            "scan": self.scan,
             "max_side": self.sampling["max_side"],
             "limits": {name: float(value) for name, value in dataclasses.asdict(self.limits).items()},
         }
@@ -273,6 +282,7 @@ def select_frames(
     encoder: str | DualEncoder | None = None,
     candidate_fps: float = 2.0,
     max_candidates: int = 768,
+    scan: str = "auto",
     device: str | torch.device | None = None,
     max_side: int | None = None,
     batch_size: int = 32,
@@ -291,7 +301,7 @@ def select_frames(
         k: number of frames (not groups); a video with fewer candidates gives them all.
         encoder: Hub name or local path of a dual encoder. None means SigLIP 2 base if there is a query, and the
             weight-free descriptor if not.
-        candidate_fps, max_candidates, device, batch_size, cache_dir: see `FrameSelector`.
+        candidate_fps, max_candidates, scan, device, batch_size, cache_dir: see `FrameSelector`.
         max_side: longest side in pixels of the returned frames; their full size if None.
         source_fps: rate of frames in memory; unknown, they are all candidates, timed at 24 per second.
         limits: what a video may cost, and whether addresses are opened, see `VideoLimits`.
@@ -309,6 +319,7 @@ def select_frames(
         encoder,
         candidate_fps=candidate_fps,
         max_candidates=max_candidates,
+        scan=scan,
         device=device,
         batch_size=batch_size,
         cache_dir=cache_dir,
