@@ -76,8 +76,8 @@ def test_a_video_above_the_bound_is_refused_in_one_sentence_and_the_others_come(
 
 
 def test_limits_reach_the_workers(videos):
-    (result,) = decode_videos(videos[:1], workers=1, limits=VideoLimits(max_frames=10))
-    assert "more than 10 pictures" in result.error
+    (result,) = decode_videos(videos[:1], workers=1, limits=VideoLimits(max_duration=1))
+    assert "more than the limit of 1 s" in result.error
 
 
 def test_a_video_that_takes_too_long_is_stopped_and_reported(videos):
