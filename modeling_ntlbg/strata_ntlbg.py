@@ -223,20 +223,18 @@ def select_representatives(
 
         asked = relevance is not None
         taken = torch.zeros(0, dtype=torch.long, device=x.device)
-        curve = scores = None
-        if asked and k < count:
-            curve = relevance.to(x)
-            if calibrated:
-                picks = calibrated_picks(curve, x, _quota(_CALIBRATED_BONUS * relevance_share, k), k)
-                taken = torch.tensor(picks, dtype=torch.long, device=x.device)
-            elif relevance_share > 0:
-                scores = raw_scores(curve)
-                if scores is not None:
-                    places = min(_quota(relevance_share, k), _MOST_EVIDENCE)
-                    taken = outstanding(centred, norms, norms, places, taken, scores)
+        scores = None
+        if asked and k < count and calibrated:
+            picks = calibrated_picks(relevance.to(x), x, _quota(_CALIBRATED_BONUS * relevance_share, k), k)
+            taken = torch.tensor(picks, dtype=torch.long, device=x.device)
+        elif asked and k < count and relevance_share > 0:
+            scores = raw_scores(relevance.to(x))
+            if scores is not None:
+                places = min(_quota(relevance_share, k), _MOST_EVIDENCE)
+                taken = outstanding(centred, norms, norms, places, taken, scores)
         last = 0
         if k < count and (not asked or scores is not None or k > 8):
-            last = min(int(novelty_share * k * (1 if asked else 2)), k - len(taken))
+            last = min(int(novelty_share * k * (1 if asked else 2)), k - max(len(taken), 1))
 
         covered = k - last
         times = torch.arange(count, device=x.device, dtype=torch.float32) * (covered / count)

@@ -124,7 +124,7 @@ def logits_of(events, groups, background, evidence, deviation, seed):
     return logits
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(
     groups=st.integers(1, 60),
     k=st.integers(1, 70),
@@ -132,10 +132,11 @@ def logits_of(events, groups, background, evidence, deviation, seed):
     seed=st.integers(0, 10**6),
     relevance=st.sampled_from(["none", "constant", "noise", "peaks"]),
     calibrated=st.booleans(),
+    shares=st.tuples(st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from([0.0, 0.125, 1.0])),
     content=st.sampled_from(["noise", "constant", "duplicates", "half"]),
 )
 def test_min_k_T_distinct_sorted_groups_come_back_whatever_goes_in(
-    groups, k, dim, seed, relevance, calibrated, content
+    groups, k, dim, seed, relevance, calibrated, shares, content
 ):
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(groups, dim, generator=generator)
@@ -152,7 +153,8 @@ def test_min_k_T_distinct_sorted_groups_come_back_whatever_goes_in(
         "noise": torch.randn(groups, generator=generator),
         "peaks": torch.where(torch.rand(groups, generator=generator) > 0.9, 5.0, -5.0),
     }[relevance]
-    found = select_representatives(x, k, relevance=scores, calibrated=calibrated)
+    options = {"calibrated": calibrated, "relevance_share": shares[0], "novelty_share": shares[1]}
+    found = select_representatives(x, k, relevance=scores, **options)
     size = min(k, groups)
     assert found.indices.shape == found.strata.shape == found.weights.shape == (size,)
     assert found.indices.dtype == found.cells.dtype == torch.int64
@@ -165,7 +167,7 @@ def test_min_k_T_distinct_sorted_groups_come_back_whatever_goes_in(
     assert torch.isfinite(found.mahalanobis).all()
     assert math.isfinite(found.shell)
     assert math.isfinite(found.spread)
-    again = select_representatives(x, k, relevance=scores, calibrated=calibrated)
+    again = select_representatives(x, k, relevance=scores, **options)
     assert torch.equal(found.indices, again.indices)
     assert torch.equal(found.cells, again.cells)
 

@@ -42,12 +42,13 @@ class NTLBGConfig(PreTrainedConfig):
         covariance_rank (`int`, *optional*, defaults to 32):
             r of Sigma_Q = D + U U^T; >= 1.
         relevance_share (`float`, *optional*, defaults to 0.5):
-            Largest share of k that may be taken for relevance to the query; in [0, 1].
+            Largest share of k that goes to evidence before the rest is covered; in [0, 1].
         novelty_share (`float`, *optional*, defaults to 0.125):
-            Largest share of k that may be taken for novelty (peaks of the Mahalanobis curve); in [0, 1]. The rest is
-            coverage.
+            Share of k that goes to what the coverage leaves worst represented, twice that without a question; in
+            [0, 1].
         time_weight (`float`, *optional*, defaults to 1.0):
-            Weight of distance in time against distance in (whitened) feature space in the coverage stratum; >= 0.
+            Weight of distance in time against distance in (whitened) feature space in the coverage stratum of a
+            question; >= 0. Without a question content alone decides.
         lbg_iterations (`int`, *optional*, defaults to 8):
             Linde-Buzo-Gray iterations of the coverage stratum; >= 1.
         selector_size (`int`, *optional*, defaults to 256):
