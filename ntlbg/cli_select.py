@@ -66,8 +66,9 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     )
     add_common_options(
         parser,
-        encoder_help="dual encoder of transformers (CLIP, SigLIP, SigLIP 2 ...) that judges frames against the query, "
-        "Hub name or folder (default with a query: google/siglip2-base-patch16-224; without one: no model is needed)",
+        encoder_help="dual encoder of transformers (CLIP, SigLIP, SigLIP 2, X-CLIP ...) that judges frames against "
+        "the query, Hub name or folder (default with a query: google/siglip2-base-patch16-224; without one: no model "
+        "is needed)",
         cache_help="folder that keeps what was seen, so that the same video is looked at once",
     )
     parser.add_argument(
