@@ -173,7 +173,13 @@ def test_a_small_bench_fills_the_json_the_page_and_the_picture(tmp_path, monkeyp
     assert (mean[..., 0] <= 1).all()
     result["compared"]["by_world"]["needle"]["16"].update(mean=-40.0, low=-50.0, high=-30.0)
     speeds = {"with a query": 0.1, "without a query": 0.2, "k-means": 1.0}
-    result["speed"] = {"frames": 1, "channels": 1, "k": {"256": speeds}, "growth": {"1024": {"state": 12.3}}}
+    result["speed"] = {
+        "commit": "abc",
+        "frames": 1,
+        "channels": 1,
+        "k": {"256": speeds},
+        "growth": {"1024": {"state": 12.3}},
+    }
     result |= {"commit": "abc", "machine": "m", "command": "c"}
     page = to_markdown(json.loads(json.dumps(result)), "name")
     assert "name.png" in page

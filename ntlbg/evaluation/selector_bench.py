@@ -237,16 +237,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--videos", type=int, default=20, help="of each world")
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/selectors"), help="path without suffix")
+    parser.add_argument("--speed-only", action="store_true", help="measure speed again, keep the rest of <out>.json")
     args = parser.parse_args()
     torch.set_num_threads(1)
     commit = current_commit()
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with threadpool_limits(1):
-        result = bench(args.videos)
+        if args.speed_only:
+            result = json.loads(args.out.with_suffix(".json").read_text(encoding="utf-8"))
+        else:
+            result = bench(args.videos)
+            result["commit"] = commit
+            result["machine"] = f"{platform.machine()} CPU, 1 thread"
+            result["command"] = f"python -m ntlbg.evaluation.selector_bench --videos {args.videos}"
         result["speed"] = run_speed()
-    result["commit"] = commit
-    result["machine"] = f"{platform.machine()} CPU, 1 thread"
-    result["command"] = f"python -m ntlbg.evaluation.selector_bench --videos {args.videos}"
+    result["speed"]["commit"] = commit
     args.out.with_suffix(".json").write_text(json.dumps(result) + "\n", encoding="utf-8")
     args.out.with_suffix(".md").write_text(to_markdown(result, args.out.name), encoding="utf-8")
     draw(result, args.out.with_suffix(".png"))

@@ -150,8 +150,8 @@ Relative MSE: lower covers the video better. Log-det: higher is more diverse. Me
 
 ## Speed
 
-T = {speed["frames"]}, d = {speed["channels"]}, descriptors in memory, one thread, all in one run. The first two rows
-are `strata`.
+T = {speed["frames"]}, d = {speed["channels"]}, descriptors in memory, one thread, all in one run at commit
+{speed["commit"]}. The first two rows are `strata`.
 
 {fast}
 
