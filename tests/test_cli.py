@@ -494,7 +494,7 @@ def test_a_mistake_of_ours_is_not_passed_off_as_bad_input(clip, monkeypatch):
 # -- help and progress ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["", "select", "ask"])
+@pytest.mark.parametrize("command", ["", "select", "ask", "probe"])
 def test_help_shows_examples_that_parse(capsys, command):
     code, out, _ = run(capsys, *([command] if command else []), "--help")
     assert code == 0
