@@ -364,6 +364,13 @@ class VideoFile(VideoReader):
             visits.append((start, packets))
         return visits
 
+    def cost(self, pictures: np.ndarray) -> tuple[int, int, int]:
+        """See [`VideoReader.cost`]; of most codecs, packets that nothing refers to are passed over besides."""
+        if self.index.sequential:
+            return len(self.index.pts), len(self.index.pts), 1
+        visits = self._plan(np.unique(pictures))
+        return sum(packets[-1] - start + 1 for start, packets in visits), len(self.index.pts), len(visits)
+
     def _go_to(self, key: int) -> None:
         """Makes `self._packets` give the keyframe packet `key` next."""
         if self._packets is None:

@@ -157,6 +157,10 @@ class ImageReader(VideoReader):
             warnings.append(f"{resized} image files had another size and were fitted into that of the first")
         return self.candidates(wanted, slots, filled, frames, size, warnings)
 
+    def cost(self, pictures: np.ndarray) -> tuple[int, int, int]:
+        """Files to decode, of how many, one by one; see [`VideoReader.cost`]."""
+        return len(pictures), len(self.times), len(pictures)
+
     def _shape(self, count: int, size: tuple[int, int], max_side: int | None) -> tuple[int, int, int, int]:
         """(N, H, W, 3) for `count` pictures of `size` (width, height), scaled down to `max_side`."""
         scale = min(1.0, max_side / max(size)) if max_side else 1.0

@@ -146,6 +146,10 @@ class VideoReader(ABC):
             VideoError: numbers out of range, too much memory, or pictures that cannot be decoded.
         """
 
+    @abstractmethod
+    def cost(self, pictures: np.ndarray) -> tuple[int, int, int]:
+        """What reading `pictures` (N,), ascending, takes: packets to decode, of how many, in how many stretches."""
+
     def checked(self, pictures, max_side: int | None) -> np.ndarray:
         """`pictures` as int64 (N,), after checking the arguments of [`read`]."""
         pictures = np.asarray(pictures, dtype=np.int64)
