@@ -27,7 +27,7 @@ _FLOOR = 0.01
 # evidence, and a single group without one is a glitch.
 _LEAST_SCORE, _LEAST_RISE = 1.5, 0.6
 # Picks are made in this many rounds, at least one a round, among at least this many candidates.
-_ROUNDS, _CANDIDATES = 8, 1024
+_ROUNDS, _CANDIDATES = 8, 512
 
 
 def calibrated_picks(logits: torch.Tensor, x: torch.Tensor, quota: int, k: int) -> list[int]:
@@ -91,13 +91,13 @@ def raw_scores(relevance: torch.Tensor) -> torch.Tensor | None:
 
 def outstanding(
     x: torch.Tensor,
-    norms: torch.Tensor,
+    energies: torch.Tensor,
     residual: torch.Tensor,
     places: int,
     taken: torch.Tensor,
     scores: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Greedy: again and again the group with the highest `_NATS` z_t + log(r_t / E|x|² + `_FLOOR`).
+    """Greedy: again and again the group with the highest `_NATS` z_t + log(r_t / E|x - mu|² + `_FLOOR`).
 
     r_t is the squared distance to the nearest chosen group, or what of it lasts two groups where relevance does not
     speak for the group: a glitch of one group is far from everything and worth nothing. Without scores this is
@@ -107,8 +107,8 @@ def outstanding(
     most at the start is the candidate of each of `_CANDIDATES` (or 4 times the places) equal stretches.
 
     Args:
-        x (`torch.Tensor` of shape `(T, d)`): descriptors less their mean.
-        norms (`torch.Tensor` of shape `(T,)`): their squared lengths.
+        x (`torch.Tensor` of shape `(T, d)`): descriptors.
+        energies (`torch.Tensor` of shape `(T,)`): squared distances to their mean; the unit of distance.
         residual (`torch.Tensor` of shape `(T,)`): squared distance to what is chosen already (or to the mean).
         places (`int`): how many to choose, at most T - len(taken).
         taken (`torch.LongTensor` of shape `(h,)`): not to be chosen again.
@@ -118,7 +118,7 @@ def outstanding(
         int64 `(places,)`, in the order of choice; ties go to the earliest group.
     """
     count = len(x)
-    energy = norms.mean().clamp(min=1e-30)
+    energy = energies.mean().clamp(min=1e-30)
     bonus = torch.zeros_like(residual) if scores is None else _NATS * scores.clamp(max=_MOST_SCORE)
 
     def promise(left: torch.Tensor, extra: torch.Tensor) -> torch.Tensor:
@@ -141,7 +141,10 @@ def outstanding(
         around[:-1] |= chance[1:]
         steps = around.nonzero().flatten()
         free = (free & chance)[steps]
-        x, norms, residual, bonus = x[steps], norms[steps], residual[steps], bonus[steps]
+        residual, bonus = residual[steps], bonus[steps]
+    x = x[steps]
+    x -= x.mean(dim=0)
+    norms = torch.linalg.vecdot(x, x)
     left = residual.clone()
     batch = -(-places // _ROUNDS)
     window = count / (4 * places)

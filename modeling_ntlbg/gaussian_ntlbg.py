@@ -93,6 +93,29 @@ class LowRankGaussian:
             return self.whiten(x).square().sum(-1)
         return torch.cat([self.whiten(chunk).square().sum(-1) for chunk in x.split(CHUNK)])
 
+    def distances_and_coordinates(
+        self, x: torch.Tensor, directions: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Squared Mahalanobis distances (T,) of `x` (T, d) and whitened coordinates (T, n) along `directions` (d, n).
+
+        `whiten` without gradient, in a buffer of one chunk: fresh memory costs more here than the arithmetic.
+        """
+        with torch.no_grad(), _full_precision(x):
+            scale, factor, lower = self._scaled_factor()
+            identity = torch.eye(len(lower), device=lower.device, dtype=torch.float32)
+            mean, buffer = self.mean.float(), torch.empty(min(len(x), CHUNK), x.shape[1], device=x.device)
+            distances = torch.empty(len(x), device=x.device)
+            coordinates = torch.empty(len(x), directions.shape[1], device=x.device)
+            parts = zip(x.split(CHUNK), distances.split(CHUNK), coordinates.split(CHUNK), strict=True)
+            for rows, distance, coordinate in parts:
+                y = torch.sub(rows.float(), mean, out=buffer[: len(rows)]).div_(scale)
+                inner = torch.linalg.solve_triangular(lower, (y @ factor).T, upper=False)
+                inner = torch.linalg.solve_triangular(lower.T + identity, inner, upper=True)
+                y.addmm_(inner.T, factor.T, alpha=-1)
+                torch.linalg.vecdot(y, y, out=distance)
+                torch.mm(y, directions, out=coordinate)
+            return distances, coordinates
+
     def logdet(self) -> torch.Tensor:
         """log det Σ = Σ log D + 2 Σ log diag L, a float32 scalar."""
         with _full_precision(self.mean):
@@ -212,12 +235,17 @@ def _top_factor(
     basis = torch.linalg.qr(covariance_times(start, step)).Q
     for _ in range(_POWER_ITERATIONS - 1):
         basis = torch.linalg.qr(covariance_times(basis, step)).Q
-    product = covariance_times(torch.cat([basis, probes], dim=1))
-    small = basis.T @ product[:, :width]
+    both = torch.cat([basis, probes], dim=1)
+    small, product = torch.zeros(width, width, device=scaled.device), torch.zeros_like(probes)
+    for rows, row_weights in zip(scaled.split(CHUNK), weights[:, None].split(CHUNK), strict=True):
+        along = rows @ both
+        weighted = row_weights * along
+        small += along[:, :width].T @ weighted[:, :width]
+        product += rows.T @ weighted[:, width:]
     values, vectors = torch.linalg.eigh((small + small.T) / 2)
     order = torch.arange(width - 1, width - 1 - rank, -1, device=values.device)
     values = values.clamp(min=0.0)
-    rest = product[:, width:] - basis @ (basis.T @ product[:, width:])
+    rest = product - basis @ (basis.T @ product)
     trace_of_square = values.square().sum() + rest.square().sum() / _TRACE_PROBES
     return basis @ vectors[:, order], values[order], trace_of_square
 
@@ -290,9 +318,10 @@ def _empirical_covariance(
     count, dim = descriptors.shape
     scaled = torch.empty(count, dim, device=descriptors.device)
     variance = torch.zeros(dim, device=descriptors.device)
+    buffer = torch.empty(min(count, CHUNK), dim, device=descriptors.device)
     for rows, part, centred in zip(descriptors.split(CHUNK), weights.split(CHUNK), scaled.split(CHUNK), strict=True):
         torch.sub(rows.float(), mean, out=centred)
-        variance += (part[:, None] * centred).mul_(centred).sum(0)
+        variance += torch.mul(part[:, None], centred, out=buffer[: len(rows)]).mul_(centred).sum(0)
     scale = channel_scale(mean, variance)
     scaled /= scale
     size = effective_sample_size(scaled, weights)

@@ -144,12 +144,15 @@ class _Lbg:
         # A thousandth more, for rounding.
         reach = 1.001 * torch.maximum(slack.sqrt(), (self.times - centres[cells]).abs()) + 1e-3
         column = torch.empty(self.k, dtype=torch.long)
+        along = 2 * radius * self.z
         for run, near in bands(self.times, reach, centres):
-            score = (2 * radius * self.z[run]) @ directions[near].T
-            lag = self.times[run, None] - centres[near]
-            score.addcmul_(lag, lag, value=-self.time_weight)
+            # Times are taken from the run's first, and what they cost comes with the same matrix product:
+            # -tau² (t - m)² = 2 tau² t m - tau² m² but for what depends on the point alone.
+            late, middle = self.times[run, None] - self.times[run.start], centres[near, None] - self.times[run.start]
+            points = torch.cat([along[run], 2 * self.time_weight * late, torch.ones_like(late)], dim=1)
+            words = torch.cat([directions[near], middle, -self.time_weight * middle.square()], dim=1)
             column[near] = torch.arange(len(near))
-            yield run, near, score, column[cells[run], None]
+            yield run, near, points @ words.T, column[cells[run], None]
 
     def assign(
         self,
