@@ -74,6 +74,9 @@ class NTLBGConfig(PreTrainedConfig):
         likelihood_weight (`float`, *optional*, defaults to 0.1):
             Weight, inside L_NTLBG, of the frames' negative log-likelihood per dimension; without it the loss is least
             for an infinite Sigma; > 0.
+        fade_share (`float`, *optional*, defaults to 0.5):
+            Share of the training videos whose representatives are faded by a random amount, which is what lets the
+            selector learn from the task loss; in [0, 1]. 1 suits a frozen base, 0 leaves a gradient without content.
         initializer_range (`float`, *optional*, defaults to 0.02):
             Standard deviation of new linear weights; > 0.
 
@@ -118,6 +121,7 @@ class NTLBGConfig(PreTrainedConfig):
     align_weight: float | int = 0.0
     context_weight: float | int = 0.0
     likelihood_weight: float | int = 0.1
+    fade_share: float | int = 0.5
     initializer_range: float | int = 0.02
     tie_word_embeddings: bool | None = None
 
@@ -165,7 +169,7 @@ class NTLBGConfig(PreTrainedConfig):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"`{name}` should be a positive number, but it is {value!r}.")
-        for name in ("relevance_share", "novelty_share"):
+        for name in ("relevance_share", "novelty_share", "fade_share"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise ValueError(f"`{name}` should be between 0 and 1, but it is {value!r}.")

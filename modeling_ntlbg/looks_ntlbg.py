@@ -14,7 +14,7 @@ from ntlbg.modeling_ntlbg.gaussian_ntlbg import LowRankGaussian, fit_gaussian
 from ntlbg.modeling_ntlbg.losses_ntlbg import align_loss, context_loss, ntlbg_loss
 from ntlbg.modeling_ntlbg.outputs_ntlbg import Choice
 from ntlbg.modeling_ntlbg.prompt_ntlbg import find_videos
-from ntlbg.modeling_ntlbg.rich_points_ntlbg import soft_cell_pool
+from ntlbg.modeling_ntlbg.rich_points_ntlbg import evidence_log_weights, gate_points, soft_cell_pool
 from ntlbg.modeling_ntlbg.scorer_ntlbg import scorer_descriptors, scorer_k, scorer_relevance
 from ntlbg.modeling_ntlbg.selection_ntlbg import Selection
 from ntlbg.modeling_ntlbg.strata_ntlbg import STRATA, select_representatives
@@ -131,10 +131,10 @@ class LooksMixin:
             descriptors,
             # Relevance weighs the moments towards E[F|Q]; the floor keeps the rest of the video in them, and all of it
             # when nothing is relevant, as for a question about the whole.
-            weights=RELEVANCE_FLOOR + relevance.detach().sigmoid() if calibrated else None,
+            weights=RELEVANCE_FLOOR + relevance.sigmoid() if calibrated else None,
             rank=config.covariance_rank,
             prior=prior,
-            kappa=self.selector.kappa if prior is not None else 0.0,
+            kappa=self.selector.prior_worth if prior is not None else 0.0,
         )
         with torch.no_grad():
             chosen = select_representatives(
@@ -292,19 +292,33 @@ class LooksMixin:
         descriptors = video.descriptors
         selection, gaussian = self._choose(video.tokens, descriptors, k, query, None, seconds)
         pooled, selection.context = self._contexts(selection, gaussian, descriptors)
-        kept = video.take(selection.indices)
-        choice = Choice(selection, kept)
+        choice = Choice(selection, self._enrich(selection, video.take(selection.indices)))
         if self.training:
-            if selection.relevance is not None:
-                # Exactly 1 in value; its gradient lets the task loss reach the relevance head through a hard choice.
-                gate = selection.relevance[selection.indices].sigmoid()
-                kept.tokens = kept.tokens * (1 + (gate - gate.detach())).to(kept.tokens.dtype)[:, None, None]
             self._observe(video.tokens)
-        choice.features = self._enrich(selection, kept)
         if with_losses:
             choice.losses = self._auxiliary_losses(selection, gaussian, pooled, descriptors, choice.features.tokens)
+        if self.training and selection.relevance is not None:
+            choice.features = self._gate(selection, video, choice.features)
         selection.relevance = None if selection.relevance is None else selection.relevance.detach()
         return choice
+
+    def _gate(self, selection: Selection, video: VideoFeatures, points: VideoFeatures) -> VideoFeatures:
+        """Let the task loss reach the relevance head through the hard choice, in training.
+
+        With the points fully shown, a language model that has found the answer has a gradient near zero for all of
+        them. So a share of the videos, `config.fade_share`, is faded by a random amount: the average gradient along
+        the way from blank to shown is what the points are worth to the answer (Aumann and Shapley 1974).
+        """
+        faded, amount = torch.rand(2).tolist()
+        openness = amount if faded < self.config.fade_share else 1.0
+        weights = evidence_log_weights(selection.relevance)[selection.indices]
+        layers = [
+            gate_points(shown, features.detach().mean(dim=0), weights, openness)
+            for shown, features in zip(
+                (points.tokens, *points.deepstack), (video.tokens, *video.deepstack), strict=True
+            )
+        ]
+        return VideoFeatures(layers[0], layers[1:])
 
     def _given_look(self, video: VideoFeatures, selection: Selection) -> Choice:
         """All groups are encoded, but which to keep was decided elsewhere."""

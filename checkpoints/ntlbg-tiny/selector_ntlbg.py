@@ -127,6 +127,11 @@ class NTLBGSelector(FullPrecisionModule):
                 (self.prior_basis * self.prior_scales(pooled)).to(slots.device),
             )
 
+    @property
+    def prior_worth(self) -> torch.Tensor:
+        """What the prior is worth, in groups: |kappa|, with slope 1 at 0, so that any step away from 0 opens it."""
+        return torch.where(self.kappa < 0, -self.kappa, self.kappa)
+
     def init_own_parameters(self, std: float):
         """Values at birth of what is not a linear or norm layer."""
         init.zeros_(self.log_scale)
