@@ -6,7 +6,7 @@ import argparse
 from argparse import RawDescriptionHelpFormatter
 
 from ntlbg.cli_common import DEFAULT_CANDIDATES, DEFAULT_FPS, check_outputs, positive_float, positive_int, write_json
-from ntlbg.cli_source import add_source_options, check_opens, limits_of, source_of
+from ntlbg.cli_source import add_scan_option, add_source_options, check_opens, limits_of, source_of
 
 
 EPILOG = """\
@@ -45,6 +45,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
         metavar="N",
         help=f"at most so many (default: {DEFAULT_CANDIDATES})",
     )
+    add_scan_option(parser)
     parser.add_argument(
         "--json",
         nargs="?",
@@ -73,6 +74,7 @@ def run(args: argparse.Namespace) -> None:
         k=args.k,
         candidate_fps=args.candidate_fps,
         max_candidates=args.max_candidates,
+        scan=args.scan,
         limits=limits,
         thorough=args.thorough,
     )

@@ -25,7 +25,7 @@ from ntlbg.cli_common import (
     said_text,
     write_json,
 )
-from ntlbg.cli_source import add_source_options, check_opens, check_video, limits_of, source_of
+from ntlbg.cli_source import add_scan_option, add_source_options, check_opens, check_video, limits_of, source_of
 
 
 if TYPE_CHECKING:
@@ -71,13 +71,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
         "is needed)",
         cache_help="folder that keeps what was seen, so that the same video is looked at once",
     )
-    parser.add_argument(
-        "--scan",
-        choices=("auto", "grid", "keyframes"),
-        default="auto",
-        help="look at keyframes, and between them where they stand far apart (keyframes), at even steps (grid), or at "
-        "keyframes in long videos only (auto, the default)",
-    )
+    add_scan_option(parser)
     parser.add_argument("--out", metavar="DIR", help="write the frames as PNG and contact_sheet.png into this folder")
     add_subtitle_options(parser, "each cue is shown with the frame it is nearest to")
     parser.set_defaults(run=run)

@@ -73,6 +73,17 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_scan_option(parser: argparse.ArgumentParser) -> None:
+    """How candidates are looked for in a video file."""
+    parser.add_argument(
+        "--scan",
+        choices=("auto", "grid", "keyframes"),
+        default="auto",
+        help="look at keyframes, and between them where they stand far apart (keyframes), at even steps (grid), or at "
+        "keyframes in long videos only (auto, the default)",
+    )
+
+
 def limits_of(args: argparse.Namespace) -> VideoLimits:
     """What the arguments allow a video to cost."""
     from ntlbg.processors.video_source_ntlbg import VideoLimits

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import asdict, dataclass, field
+from itertools import chain, islice
 from typing import Any
 
 import av
@@ -13,7 +14,7 @@ import numpy as np
 from ntlbg.plain_text import printable
 from ntlbg.processors.video_decoding_ntlbg import VideoFile, VideoLimits, open_video
 from ntlbg.processors.video_images_ntlbg import ImageReader
-from ntlbg.processors.video_index_ntlbg import check_time, open_container, picture_stream
+from ntlbg.processors.video_index_ntlbg import check_time, open_container, packets_of, picture_stream
 from ntlbg.processors.video_reader_ntlbg import VideoReader
 from ntlbg.processors.video_source_ntlbg import VideoError, unclipped
 from ntlbg.tables import clock
@@ -50,7 +51,8 @@ class Plan:
     What choosing k frames would decode.
 
     Args:
-        mode: "plan" (only what is needed), "sequential" (everything, twice) or "files" (one image file each).
+        mode: "grid" (equal steps in time) or "scan" (keyframes), of either only the packets that are needed;
+            "sequential" (everything, twice) or "files" (one image file each).
         reason: why this mode.
         candidates: pictures that would be looked at.
         step: seconds between them on average.
@@ -173,7 +175,8 @@ class VideoProbe:
         where = "" if self.clip is None else " from {} to {}".format(*(clock(s, tenths=True) for s in self.clip))
         share = f"{plan.packets} of {plan.all_packets} packets ({plan.packets / max(plan.all_packets, 1):.0%})"
         how = {
-            "plan": f"{share} in {_count(plan.stretches, 'stretch', 'es')}",
+            "grid": f"{share} in {_count(plan.stretches, 'stretch', 'es')}",
+            "scan": f"{share} in {_count(plan.stretches, 'stretch', 'es')}",
             "sequential": f"all {plan.all_packets} packets, once for the times and once for the pictures",
             "files": f"{plan.packets} of {plan.all_packets} files",
         }[plan.mode]
@@ -190,6 +193,7 @@ def probe(
     k: int = 16,
     candidate_fps: float = 2.0,
     max_candidates: int = 768,
+    scan: str = "auto",
     limits: VideoLimits | None = None,
     thorough: bool = False,
 ) -> VideoProbe:
@@ -198,7 +202,7 @@ def probe(
 
     Args:
         source: path, bytes, binary file object, `ImageFiles`, or a `VideoClip` of these.
-        k, candidate_fps, max_candidates: what would be asked for.
+        k, candidate_fps, max_candidates, scan: what would be asked for, see `FrameSelector`.
         limits: what the video may cost.
         thorough: decode every picture and count the damage.
 
@@ -233,7 +237,7 @@ def probe(
             clip=video.clip,
             problems=problems,
             thorough=thorough,
-            plan=_plan(video, k, candidate_fps, max_candidates),
+            plan=_plan(video, k, candidate_fps, max_candidates, scan),
             **facts,
         )
 
@@ -271,9 +275,9 @@ def _described(stream: av.stream.Stream) -> str:
 def _rotation(container, stream) -> int:
     """Degrees to turn the pictures clockwise, as the first one says that can be decoded."""
     try:
-        for packet, _ in zip(container.demux(stream), range(_FIRST_PACKETS), strict=False):
+        for packet in islice(packets_of(container, stream), _FIRST_PACKETS):
             try:
-                frames = stream.codec_context.decode(packet if packet.size else None)
+                frames = stream.codec_context.decode(packet)
             except av.error.FFmpegError:
                 # a damaged packet; a later one may be whole
                 continue
@@ -312,14 +316,24 @@ def _bytes(source: Any) -> int | None:
     return source.seek(0, os.SEEK_END) if hasattr(source, "seek") else None
 
 
-def _plan(video: VideoReader, k: int, candidate_fps: float, max_candidates: int) -> Plan:
-    numbers = video.candidate_pictures(candidate_fps, max_candidates)
-    packets, all_packets, stretches = video.cost(numbers)
-    mode, reason = "plan", "the index tells where every picture is and what it needs"
+def _plan(video: VideoReader, k: int, candidate_fps: float, max_candidates: int, scan: str) -> Plan:
+    numbers = video.scanned_pictures(candidate_fps, max_candidates, scan)
+    mode = "grid" if numbers is None else "scan"
+    if scan != "auto":
+        reason = "it was asked for"
+    elif mode == "scan":
+        reason = f"{candidate_fps:g} a second would be more than {max_candidates}"
+    elif (video.end - float(video.times[video.first])) * candidate_fps <= max_candidates:
+        reason = f"{candidate_fps:g} a second are no more than {max_candidates}"
+    else:
+        reason = "its keyframes do not make a scan cheaper"
     if isinstance(video, ImageReader):
         mode, reason = "files", "each picture is a file of its own"
     elif video.index.sequential:
         mode, reason = "sequential", video.index.sequential
+    if numbers is None:
+        numbers = video.candidate_pictures(candidate_fps, max_candidates)
+    packets, all_packets, stretches = video.cost(numbers)
     times = video.times[numbers]
     return Plan(
         mode=mode,
@@ -343,11 +357,11 @@ def _damage(video: VideoReader, limits: VideoLimits) -> list[str]:
     with open_container(video.source, limits) as container:
         stream = picture_stream(container, video.name, limits)
         try:
-            for packet in container.demux(stream):
+            for packet in chain(packets_of(container, stream), [None]):
                 check_time(deadline, video.name, limits)
-                packets += packet.size > 0
+                packets += packet is not None
                 try:
-                    frames = stream.codec_context.decode(packet if packet.size else None)
+                    frames = stream.codec_context.decode(packet)
                 except av.error.EOFError:
                     break
                 except av.error.FFmpegError:

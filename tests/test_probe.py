@@ -125,6 +125,21 @@ def test_a_clip_and_what_is_asked_for_change_the_plan(folder):
     assert probe(path.read_bytes()).plan == probe(path).plan
 
 
+def test_it_tells_a_scan_from_a_grid(folder):
+    path = made(folder, "closed_gop.mp4")
+    short, long = probe(path), probe(path, candidate_fps=12, max_candidates=70)
+    assert (short.plan.mode, short.plan.reason) == ("grid", "2 a second are no more than 768")
+    assert (long.plan.mode, long.plan.reason) == ("scan", "12 a second would be more than 70")
+    with VideoFile(path) as video:
+        numbers = video.scanned_pictures(12, 70, "auto")
+        assert long.plan.candidates == len(numbers)
+        assert long.plan.packets == video.cost(numbers)[0]
+    assert probe(path, candidate_fps=12, max_candidates=70, scan="grid").plan.mode == "grid"
+    assert probe(path, scan="keyframes").plan.mode == "scan"
+    few = probe(path, candidate_fps=12, max_candidates=1).plan
+    assert (few.mode, few.reason) == ("grid", "its keyframes do not make a scan cheaper")
+
+
 def test_image_files_are_probed_too(tmp_path):
     paths = [tmp_path / f"{number}.png" for number in range(4)]
     for path, frame in zip(paths, textured_frames(4), strict=True):
