@@ -25,6 +25,7 @@ from .video_index_ntlbg import (
     check_pixels,
     check_time,
     open_container,
+    packets_of,
     picture_stream,
     source_name,
 )
@@ -320,9 +321,7 @@ class VideoFile(VideoReader):
     def _demux(self) -> Iterator:
         """Packets with content from the current place on; a read error ends the file (the index has told it)."""
         try:
-            for packet in self._container.demux(self._stream):
-                if packet.size:
-                    yield packet
+            yield from packets_of(self._container, self._stream)
         except av.error.FFmpegError:
             return
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from .video_index_ntlbg import check_pixels, check_time, checked_path, source_name
 from .video_reader_ntlbg import Allocate, VideoReader, empty_frames
@@ -20,6 +20,18 @@ from .video_source_ntlbg import CandidateFrames, VideoError, VideoLimits, unclip
 
 # Pictures that decode by themselves: no documents, no scripts, no references.
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
+
+# EXIF 2.32, 4.6.4: how a picture is to be turned or mirrored to stand upright.
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 # What Pillow raises on damaged files of these formats.
 _DAMAGE = (
@@ -83,6 +95,23 @@ class ImageFiles:
         if self.fps is not None:
             return np.arange(len(self.paths)) / self.fps
         return np.asarray(self.seconds, dtype=np.float64)
+
+
+class _BoundedFile:
+    """A file of which no more is read than there is: Pillow asks for as many bytes as a damaged length field says."""
+
+    def __init__(self, file):
+        self._file, self._size = file, os.fstat(file.fileno()).st_size
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(0, self._size - self._file.tell())
+        return self._file.read(left if size < 0 else min(size, left))
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
 
 
 class ImageReader(VideoReader):
@@ -182,7 +211,7 @@ class ImageReader(VideoReader):
         name = source_name(path)
         with open(checked_path(path, self.limits, "an image"), "rb") as file:
             try:
-                image = Image.open(file, formats=IMAGE_FORMATS)
+                image = Image.open(_BoundedFile(file), formats=IMAGE_FORMATS)
             except Image.DecompressionBombError as error:
                 raise VideoError(
                     f"{name!r} has far more pixels than Pillow decodes; scale it down or raise "
@@ -190,11 +219,12 @@ class ImageReader(VideoReader):
                 ) from error
             # before anything is decoded: a file of some kilobytes may hold gigabytes of pixels
             check_pixels(*image.size, name, self.limits)
-            image = ImageOps.exif_transpose(image)
+            turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION))
             if image.mode.startswith("I"):
                 # Pillow would clip 16 bits at 255
                 image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-            return image.convert("RGB")
+            image = image.convert("RGB")
+            return image if turn is None else image.transpose(turn)
 
     def close(self) -> None:
         """Nothing stays open."""

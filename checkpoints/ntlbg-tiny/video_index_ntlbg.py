@@ -205,6 +205,21 @@ def check_pixels(width: int, height: int, name: str, limits: VideoLimits) -> Non
         )
 
 
+def packets_of(container: av.container.InputContainer, stream) -> Iterator[av.Packet]:
+    """The packets of `stream` that hold anything, in decode order.
+
+    Raises:
+        av.error.FFmpegError: reading ends before the end.
+    """
+    try:
+        for packet in container.demux(stream):
+            if packet.size:
+                yield packet
+    except IndexError:
+        # PyAV ends like this at the end of a file in which streams appeared after its header
+        return
+
+
 def check_time(deadline: float, name: str, limits: VideoLimits) -> None:
     """Refuses to go on after `deadline`, a reading of `time.monotonic`, with a [`VideoError`]."""
     if time.monotonic() > deadline:
@@ -340,10 +355,8 @@ def build_index(container, stream, name: str, limits: VideoLimits) -> VideoIndex
     # stream reading resumes in mid-picture after a jump. Without trusted keyframes, decoding starts at the first.
     trusted = "mpeg" not in formats and (is_mpeg or codec in ("h264", "hevc") or not {"mpegts", "ogg"} & set(formats))
     try:
-        for packet in container.demux(stream):
+        for packet in packets_of(container, stream):
             check_time(deadline, name, limits)
-            if packet.size == 0:
-                continue
             if len(pts) >= limits.max_frames:
                 raise VideoError(
                     f"{name!r} has more than {limits.max_frames} pictures; cut it or raise VideoLimits.max_frames."
