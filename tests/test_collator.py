@@ -1,4 +1,4 @@
-"""Batches: what is labelled, what is asked, what counts as evidence, and what becomes of videos that cannot be read."""
+"""Batches: what is labelled, what is asked, what counts as evidence, and what becomes of an unreadable video."""
 
 import math
 
