@@ -14,6 +14,7 @@ from cache_parts import assert_same, entries, entry_of
 from safetensors.torch import save
 from tiny_encoders import save_encoder, scenes, write_video
 
+import ntlbg.fingerprints as fingerprints
 import ntlbg.selection.api as api
 import ntlbg.selection.feature_cache as feature_cache
 from ntlbg.processors.video_decoding_ntlbg import VideoError, VideoLimits
@@ -230,7 +231,7 @@ def test_a_change_of_our_code_or_of_a_library_makes_other_entries(monkeypatch, c
     selector.encode(clip)
     monkeypatch.setattr(feature_cache, "_CODE_DIGEST", "of tomorrow")
     selector.encode(clip)
-    monkeypatch.setattr(feature_cache, "version", lambda name: "99.0")
+    monkeypatch.setattr(fingerprints, "version", lambda name: "99.0")
     selector.encode(clip)
     assert len(entries(folder)) == 3
 

@@ -20,18 +20,15 @@ import secrets
 import stat
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import av
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from ntlbg.errors import InputError
+from ntlbg.fingerprints import code_digest, content_digest, hash_of, library_versions, weights_digests
 from ntlbg.processors.dual_encoder_ntlbg import picture_processor
 from ntlbg.processors.video_index_ntlbg import open_container, source_name
 from ntlbg.processors.video_source_ntlbg import VideoLimits
@@ -50,6 +47,7 @@ _PART = re.compile(r"[0-9a-f]{64}\.[0-9a-f]{16}\.part")
 
 # What a look at a video runs through: a change of any of these files makes other entries.
 _CODE = (
+    "ntlbg.fingerprints",
     "ntlbg.modeling_ntlbg.scorer_ntlbg",
     "ntlbg.processors.dual_encoder_ntlbg",
     "ntlbg.processors.video_decoding_ntlbg",
@@ -62,18 +60,8 @@ _CODE = (
 )
 
 
-def _code_digest() -> str:
-    digest = hashlib.sha256()
-    for name in _CODE:
-        spec = find_spec(name)
-        digest.update(spec.loader.get_data(spec.origin))
-    return digest.hexdigest()
-
-
 # Read now: later the files may have been edited, while this process goes on with what it has loaded.
-_CODE_DIGEST = _code_digest()
-
-_LIBRARIES = ("av", "numpy", "pillow", "torch", "torchvision", "transformers")
+_CODE_DIGEST = code_digest(_CODE)
 
 _TENSORS = {
     "descriptors": (torch.float32, 2),
@@ -139,7 +127,7 @@ class FeatureCache:
             pass
         try:
             stamp = _stamp(source)
-            key = _key(_content_digest(source), settings)
+            key = _key(content_digest(source), settings)
         except OSError as error:
             return _noted(
                 look(), [f"The features were not kept, because hashing the video failed ({_reason(error)})."]
@@ -277,28 +265,12 @@ def encoder_fingerprint(encoder: DualEncoder) -> str:
         "config": config,
         "pictures": picture_processor(encoder.processor).to_dict(),
     }
-    # Buffers by name, because those that are not saved are absent from the state dict.
-    tensors = [*encoder.model.named_parameters(), *encoder.model.named_buffers()]
-    with ThreadPoolExecutor() as pool:
-        described["weights"] = list(pool.map(_tensor_digest, tensors))
-    return _hash_of(described)
-
-
-def _tensor_digest(named: tuple[str, torch.Tensor]) -> str:
-    name, tensor = named
-    digest = hashlib.sha256(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    described["weights"] = weights_digests(encoder.model)
+    return hash_of(described)
 
 
 def _key(content: str, settings: dict) -> str:
-    # PyAV may be built against any FFmpeg.
-    libraries = {name: version(name) for name in _LIBRARIES} | {"ffmpeg": av.library_versions}
-    return _hash_of({"content": content, "settings": settings, "code": _CODE_DIGEST, "libraries": libraries})
-
-
-def _hash_of(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+    return hash_of({"content": content, "settings": settings, "code": _CODE_DIGEST, "libraries": library_versions()})
 
 
 def _stamp(source: Any) -> Any:
@@ -316,21 +288,6 @@ def _changed(source: Any, stamp: Any) -> bool:
         return _stamp(source) != stamp
     except OSError:
         return True
-
-
-def _content_digest(source: Any) -> str:
-    # SHA-256 is the fastest of the standard library's on processors that have it built in, about a gigabyte a second.
-    if isinstance(source, bytes | bytearray | memoryview):
-        return hashlib.sha256(source).hexdigest()
-    digest = hashlib.sha256()
-    with contextlib.ExitStack() as stack:
-        file = source
-        if isinstance(source, str | os.PathLike):
-            file = stack.enter_context(open(source, "rb"))
-        file.seek(0)
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _pack(key: str, features: CandidateFeatures) -> bytes:

@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from ntlbg.data.bad_rows import BadRows
+from ntlbg.data.frozen_features import FrozenFeatures
 from ntlbg.data.qa_records import BadRow, question_text, target_text, video_source
 from ntlbg.errors import InputError, first_sentence
-
-
-if TYPE_CHECKING:
-    from ntlbg.data.frozen_features import FrozenFeatures
 
 
 IGNORED_LABEL = -100
@@ -117,7 +114,7 @@ class NTLBGDataCollator:
         if self.features is None:
             inputs = self._decoded(row, prompt)
         else:
-            inputs = self.features.inputs(row, self.processor, prompt, row["question"])
+            inputs = self.features.inputs(row, prompt)
         ids = _row_of(inputs["input_ids"])
         target = [] if self.generation else self.processor.tokenizer(answer, add_special_tokens=False)["input_ids"]
         inputs["input_ids"] = torch.tensor(ids + target)
