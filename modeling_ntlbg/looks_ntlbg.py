@@ -11,7 +11,7 @@ import torch
 
 from ntlbg.modeling_ntlbg.adapters_ntlbg import VideoFeatures
 from ntlbg.modeling_ntlbg.gaussian_ntlbg import LowRankGaussian, fit_gaussian
-from ntlbg.modeling_ntlbg.losses_ntlbg import align_loss, context_loss, ntlbg_loss
+from ntlbg.modeling_ntlbg.losses_ntlbg import align_loss, context_loss, evidence_loss, ntlbg_loss
 from ntlbg.modeling_ntlbg.outputs_ntlbg import Choice
 from ntlbg.modeling_ntlbg.prompt_ntlbg import find_videos
 from ntlbg.modeling_ntlbg.rich_points_ntlbg import evidence_log_weights, gate_points, soft_cell_pool
@@ -287,16 +287,42 @@ class LooksMixin:
         )
         return VideoFeatures(tokens, kept.deepstack)
 
-    def _first_and_only_look(self, video: VideoFeatures, k: int, query, seconds, with_losses: bool) -> Choice:
+    @staticmethod
+    def _split_evidence(group_evidence, sizes: list[int]) -> list:
+        """Evidence (T,) of each video; None where it is unknown."""
+        if group_evidence is None:
+            return [None] * len(sizes)
+        if group_evidence.shape != (sum(sizes),):
+            raise ValueError(
+                f"`group_evidence` is of shape {tuple(group_evidence.shape)}, but the videos have {sum(sizes)} groups "
+                "in all; pass one number per group, flat over the videos."
+            )
+        parts = []
+        for number, part in enumerate(group_evidence.split(sizes)):
+            unknown = part.isnan()
+            if unknown.all():
+                parts.append(None)
+            elif unknown.any() or part.min() < 0 or part.max() > 1:
+                raise ValueError(
+                    f"`group_evidence` of video {number} should be shares between 0 and 1, or NaN for all its groups "
+                    f"where nothing is known, but it is {part.tolist()[:8]}...; make it from the row's spans."
+                )
+            else:
+                parts.append(part)
+        return parts
+
+    def _first_and_only_look(self, video: VideoFeatures, k: int, query, seconds, evidence, with_losses) -> Choice:
         """Choose among encoded groups, enrich the chosen, and, if told, the losses that go with it."""
         descriptors = video.descriptors
         selection, gaussian = self._choose(video.tokens, descriptors, k, query, None, seconds)
         pooled, selection.context = self._contexts(selection, gaussian, descriptors)
-        choice = Choice(selection, self._enrich(selection, video.take(selection.indices)))
+        choice = Choice(selection, self._enrich(selection, video.take(selection.indices)), selection.relevance)
         if self.training:
-            self._observe(video.tokens)
+            self.observe_tokens(video.tokens)
         if with_losses:
             choice.losses = self._auxiliary_losses(selection, gaussian, pooled, descriptors, choice.features.tokens)
+            if evidence is not None and selection.relevance is not None:
+                choice.losses["evidence"] = evidence_loss(selection.relevance, evidence)
         if self.training and selection.relevance is not None:
             choice.features = self._gate(selection, video, choice.features)
         selection.relevance = None if selection.relevance is None else selection.relevance.detach()
@@ -337,28 +363,15 @@ class LooksMixin:
 
     def _auxiliary_losses(self, selection, gaussian, pooled, descriptors, tokens) -> dict:
         with torch.autocast(tokens.device.type, enabled=False):
-            losses = {
-                "ntlbg_loss": ntlbg_loss(gaussian, pooled, descriptors, self.config.likelihood_weight),
-                "align_loss": align_loss(
-                    tokens, self.expected_mean.to(tokens.device), self.expected_variance.to(tokens.device)
-                ),
-            }
+            losses = {"ntlbg": ntlbg_loss(gaussian, pooled, descriptors, self.config.likelihood_weight)}
+            if self.statistics_seen:
+                expected = (self.expected_mean.to(tokens.device), self.expected_variance.to(tokens.device))
+                losses["align"] = align_loss(tokens, *expected)
             if len(selection) > 1:
                 visual = tokens.float().mean(dim=1)
                 predicted = self.transition(selection.context, visual, selection.timestamps)
-                losses["context_loss"] = context_loss(predicted, selection.context)
+                losses["context"] = context_loss(predicted, selection.context)
         return losses
-
-    @torch.no_grad()
-    def _observe(self, tokens: torch.Tensor, momentum: float = 0.99):
-        """Running mean and variance of the base's own visual tokens: what L_align compares with.
-
-        Of this process only: ranks may hold different numbers of videos, so that a reduction here would wait for ever.
-        DistributedDataParallel broadcasts buffers before every step.
-        """
-        flat = tokens.float().flatten(0, -2)
-        self.expected_mean.lerp_(flat.mean(dim=0).to(self.expected_mean), 1 - momentum)
-        self.expected_variance.lerp_(flat.var(dim=0, unbiased=False).to(self.expected_variance), 1 - momentum)
 
     def _second_look(self, video: VideoFeatures, selection: Selection, kept_groups: torch.Tensor) -> Choice:
         """The chosen groups were read again large: their features come in alone, all else from the first look."""

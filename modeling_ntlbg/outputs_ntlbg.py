@@ -15,14 +15,17 @@ class NTLBGOutput(ModelOutput):
     r"""
     Args:
         loss (`torch.FloatTensor`, *optional*): L_task + l1 L_NTLBG + l2 L_align + l3 L_context, with the weights of
-            the config.
+            the config; evidence and teacher are left to a trainer.
         logits (`torch.FloatTensor` of shape `(B, L', vocabulary)`): over the pruned prompt.
         labels (`torch.LongTensor` of shape `(B, L')`, *optional*): the labels of the pruned prompt, where labels came
             in.
         past_key_values (`Cache`, *optional*)
         hidden_states, attentions (`tuple`, *optional*): as the base gives them.
-        task_loss, ntlbg_loss, align_loss, context_loss (`torch.FloatTensor`, *optional*): the components, unweighted;
-            `None` where there were no labels or no video.
+        task_loss, ntlbg_loss, align_loss, context_loss, evidence_loss, teacher_loss (`torch.FloatTensor`, *optional*):
+            the components, unweighted, each the mean over the videos that have it; `None` where none has: L_align
+            needs statistics of earlier steps, L_context two kept groups, the evidence spans, the teacher attentions.
+        video_losses (`list[dict]`): the same of every video, by name ("ntlbg", "align", ...); what the means are
+            taken of, so that a trainer can take them over an accumulated batch.
         selections (`list[Selection]`, *optional*): indices, timestamps, weights and strata of what was kept, one per
             video.
     """
@@ -37,6 +40,9 @@ class NTLBGOutput(ModelOutput):
     ntlbg_loss: torch.FloatTensor | None = None
     align_loss: torch.FloatTensor | None = None
     context_loss: torch.FloatTensor | None = None
+    evidence_loss: torch.FloatTensor | None = None
+    teacher_loss: torch.FloatTensor | None = None
+    video_losses: list[dict] | None = None
     selections: list[Selection] | None = None
 
 
@@ -57,10 +63,11 @@ class NTLBGGenerateOutput(ModelOutput):
 
 @dataclass
 class Choice:
-    """One video's selection with what the losses need of it."""
+    """One video's selection with what the losses need of it; `relevance` (T,) has its gradient."""
 
     selection: Selection
     features: VideoFeatures
+    relevance: torch.Tensor | None = None
     losses: dict = field(default_factory=dict)
 
 

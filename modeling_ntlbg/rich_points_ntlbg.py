@@ -41,16 +41,21 @@ def soft_cell_pool(descriptors, cells, distances, k: int, temperature: float = 1
     return pooled / total[:, None]
 
 
-def evidence_log_weights(relevance: torch.Tensor) -> torch.Tensor:
+def evidence_log_probabilities(relevance: torch.Tensor) -> torch.Tensor:
     r"""
-    log w_t = r_t - log(1 + sum_s exp r_s), shape (T,), of relevance logits r (T,): the groups compete, with one
-    another and with "none of them" at logit 0.
+    Log-probabilities (1 + T,) that no group, or group t, holds the evidence, of relevance logits r (T,): the groups
+    compete, with one another and with "none of them" at logit 0.
 
     Without competition every group would gain by being chosen, as no gradient ever says that a place was wasted;
     without the logit 0 their common level would be free, and a logit above 0 would mean nothing.
     """
     with torch.autocast(relevance.device.type, enabled=False):
-        return F.pad(relevance.float(), (1, 0)).log_softmax(dim=0)[1:]
+        return F.pad(relevance.float(), (1, 0)).log_softmax(dim=0)
+
+
+def evidence_log_weights(relevance: torch.Tensor) -> torch.Tensor:
+    """log w_t = r_t - log(1 + sum_s exp r_s), shape (T,), of relevance logits r (T,)."""
+    return evidence_log_probabilities(relevance)[1:]
 
 
 def gate_points(points: torch.Tensor, blank: torch.Tensor, log_weights: torch.Tensor, openness: float) -> torch.Tensor:
@@ -141,4 +146,11 @@ class RichPoints(FullPrecisionModule):
         init.zeros_(self.gate)
 
 
-__all__ = ["RichPoints", "context_windows", "evidence_log_weights", "gate_points", "soft_cell_pool"]
+__all__ = [
+    "RichPoints",
+    "context_windows",
+    "evidence_log_probabilities",
+    "evidence_log_weights",
+    "gate_points",
+    "soft_cell_pool",
+]

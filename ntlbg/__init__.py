@@ -10,6 +10,8 @@ _PUBLIC = {
     "NTLBGConfig": "ntlbg.configuration.configuration_ntlbg",
     "NTLBGForConditionalGeneration": "ntlbg.modeling_ntlbg.modeling_ntlbg",
     "NTLBGProcessor": "ntlbg.processors.processing_ntlbg",
+    "NTLBGTrainer": "ntlbg.training.trainer",
+    "NTLBGTrainingArguments": "ntlbg.training.arguments",
     "NTLBGVideoProcessor": "ntlbg.processors.video_processing_ntlbg",
     "Selection": "ntlbg.modeling_ntlbg.selection_ntlbg",
     "StreamingGaussian": "ntlbg.modeling_ntlbg.streaming_ntlbg",

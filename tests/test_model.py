@@ -328,6 +328,7 @@ def test_the_components_add_up_and_every_trained_part_gets_a_gradient(family, pr
     with torch.no_grad():
         model.selector.kappa.fill_(0.5)
     inputs = with_query(processor, labelled(processor, base_inputs(processor)), (QUESTION,))
+    assert model(**inputs, num_representatives=4).align_loss is None  # no token was seen to compare with
     output = model(**inputs, num_representatives=4)
     expected = output.task_loss + 0.5 * output.ntlbg_loss + 0.25 * output.align_loss + 0.125 * output.context_loss
     torch.testing.assert_close(output.loss, expected)

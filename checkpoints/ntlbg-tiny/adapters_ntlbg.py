@@ -33,6 +33,10 @@ class VideoFeatures:
         """The features of the named groups only, in the order given."""
         return VideoFeatures(self.tokens[groups], [layer[groups] for layer in self.deepstack])
 
+    def to(self, device) -> "VideoFeatures":
+        """The same on another device."""
+        return VideoFeatures(self.tokens.to(device), [layer.to(device) for layer in self.deepstack])
+
 
 class QwenVLAdapter:
     """Qwen2-VL and Qwen2.5-VL: one unbroken run of placeholders per video, contiguous by group."""

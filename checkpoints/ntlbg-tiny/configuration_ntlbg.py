@@ -97,6 +97,9 @@ class NTLBGConfig(PreTrainedConfig):
         "ntlbg_loss",
         "align_loss",
         "context_loss",
+        "evidence_loss",
+        "teacher_loss",
+        "video_losses",
     ]
 
     base_config: dict | PreTrainedConfig | None = None

@@ -1,14 +1,21 @@
-"""The three auxiliary losses of L = L_task + l1 L_NTLBG + l2 L_align + l3 L_context, each about 1 in size.
+"""The auxiliary losses of L = L_task + l1 L_NTLBG + l2 L_align + l3 L_context + l4 L_evidence + l5 L_teacher, each
+about 1 in size.
 
 Shapes: T groups, k representatives, d descriptor width, D width of the language model, c context width.
 """
+
+import math
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from .gaussian_ntlbg import LowRankGaussian
+from .rich_points_ntlbg import evidence_log_probabilities
 from .selector_ntlbg import FullPrecisionModule
+
+
+AUXILIARY_LOSSES = ("ntlbg", "align", "context", "evidence", "teacher")
 
 
 def ntlbg_loss(gaussian: LowRankGaussian, points, descriptors, likelihood_weight: float) -> torch.Tensor:
@@ -75,4 +82,71 @@ def context_loss(predicted: torch.Tensor, context: torch.Tensor) -> torch.Tensor
     return error / (spread.detach() + 1e-4) + F.relu(1 - (spread + 1e-8).sqrt())
 
 
-__all__ = ["Transition", "align_loss", "context_loss", "ntlbg_loss"]
+def _divergence(target: torch.Tensor, log_probabilities: torch.Tensor) -> torch.Tensor:
+    """KL(target || probabilities) of two distributions over the same outcomes."""
+    return torch.special.xlogy(target, target).sum() - (target * log_probabilities).sum()
+
+
+def evidence_loss(relevance: torch.Tensor, evidence: torch.Tensor) -> torch.Tensor:
+    r"""
+    KL(annotated || predicted) / log(T + 1), over "no group" and the T groups.
+
+    The predicted distribution is that of `evidence_log_probabilities`; the annotated one is shared out by the time
+    within the spans, and is all on "no group" where no group has any. log(T + 1) is what a head that tells nothing
+    apart is at most away by, so that this loss is about 1 for it whatever T is.
+
+    Args:
+        relevance (`torch.FloatTensor` of shape `(T,)`): logits.
+        evidence (`torch.FloatTensor` of shape `(T,)`): share of each group's time that lies in a span, in [0, 1].
+    """
+    log_probabilities = evidence_log_probabilities(relevance)
+    evidence = evidence.to(log_probabilities)
+    total = evidence.sum()
+    target = F.pad(evidence / total.clamp_min(1e-12), (1, 0))
+    target[0] = total == 0
+    return _divergence(target, log_probabilities) / math.log(len(target))
+
+
+def teacher_loss(relevance: torch.Tensor, attention: torch.Tensor) -> torch.Tensor:
+    r"""
+    KL(attention || softmax of relevance) / log k over the k kept groups: what the language model itself looked at
+    while it answered teaches the relevance head, where nobody has annotated spans.
+
+    Restricted to the kept groups: of the others the language model saw nothing. log k as in `evidence_loss`.
+
+    Args:
+        relevance (`torch.FloatTensor` of shape `(k,)`): logits of the kept groups, k >= 2.
+        attention (`torch.FloatTensor` of shape `(k,)`): paid to each; its scale does not matter. A constant target.
+    """
+    attention = attention.detach().float()
+    target = attention / attention.sum().clamp_min(1e-12)
+    return _divergence(target, relevance.float().log_softmax(dim=0)) / math.log(len(relevance))
+
+
+def attention_to_groups(attentions, row: int, answers: torch.Tensor, pads: torch.Tensor) -> torch.Tensor:
+    r"""
+    Attention from the positions that say the answer to each kept group: the sum over the group's tokens, the mean over
+    layers, heads and answer positions.
+
+    Args:
+        attentions (`tuple[torch.Tensor]`): per layer, of shape `(B, heads, L', L')`.
+        answers (`torch.LongTensor` of shape `(a,)`): positions whose logits are the answer's tokens.
+        pads (`torch.LongTensor` of shape `(k, n)`): positions of each kept group's tokens.
+
+    Returns:
+        `torch.FloatTensor` of shape `(k,)`, without gradient.
+    """
+    paid = [layer[row].detach()[:, answers][..., pads].float().sum(dim=-1).mean(dim=(0, 1)) for layer in attentions]
+    return torch.stack([layer.to(paid[0].device) for layer in paid]).mean(dim=0)
+
+
+__all__ = [
+    "AUXILIARY_LOSSES",
+    "Transition",
+    "align_loss",
+    "attention_to_groups",
+    "context_loss",
+    "evidence_loss",
+    "ntlbg_loss",
+    "teacher_loss",
+]

@@ -28,12 +28,13 @@ from .configuration_ntlbg import NTLBGConfig
 from .remote_code_ntlbg import MODEL_AUTO_MAP, is_remote_code, register, save_remote_code
 from .adapters_ntlbg import VideoFeatures, adapter_for
 from .looks_ntlbg import LooksMixin
-from .losses_ntlbg import Transition
+from .losses_ntlbg import AUXILIARY_LOSSES, Transition, attention_to_groups, teacher_loss
 from .outputs_ntlbg import Choice, NTLBGGenerateOutput, NTLBGOutput
 from .prompt_ntlbg import find_videos, prune
 from .rich_points_ntlbg import RichPoints
 from .selection_ntlbg import Selection
 from .selector_ntlbg import NTLBGSelector
+from .statistics_ntlbg import StatisticsMixin
 
 
 IGNORED_LABEL = -100
@@ -80,7 +81,7 @@ class NTLBGPreTrainedModel(PreTrainedModel):
             init.ones_(module.expected_variance)
 
 
-class NTLBGForConditionalGeneration(LooksMixin, NTLBGPreTrainedModel, GenerationMixin):
+class NTLBGForConditionalGeneration(LooksMixin, StatisticsMixin, NTLBGPreTrainedModel, GenerationMixin):
     r"""
     A base vision-language model behind a selector of representative frames.
 
@@ -259,12 +260,17 @@ class NTLBGForConditionalGeneration(LooksMixin, NTLBGPreTrainedModel, Generation
             return [self._given_look(*pair) for pair in zip(features, selections, strict=True)]
         query_slots = self._query_slots(inputs["query_input_ids"], inputs["query_attention_mask"])
         seconds = self._split_times(inputs["group_timestamps"], grids[:, 0].tolist())
+        evidence = self._split_evidence(inputs.get("group_evidence"), grids[:, 0].tolist())
         with_losses = self.training or inputs.get("labels") is not None
+        if self.training and not self.statistics_folded_by_caller:
+            self.fold_statistics()
         choices = []
         for number, slot in enumerate(slots):
             k = self.representatives_for(grids[number], inputs["num_representatives"], inputs["max_visual_tokens"])
             query = None if query_slots is None else query_slots[slot.row]
-            choices.append(self._first_and_only_look(features[number], k, query, seconds[number], with_losses))
+            choices.append(
+                self._first_and_only_look(features[number], k, query, seconds[number], evidence[number], with_losses)
+            )
         return choices
 
     def _check_features(self, features: list[VideoFeatures], grids: torch.Tensor):
@@ -298,6 +304,7 @@ class NTLBGForConditionalGeneration(LooksMixin, NTLBGPreTrainedModel, Generation
         kept_group_counts: torch.LongTensor | None = None,
         video_features: list[VideoFeatures] | None = None,
         selection: Selection | list[Selection] | None = None,
+        group_evidence: torch.FloatTensor | None = None,
         num_representatives: int | None = None,
         max_visual_tokens: int | None = None,
         logits_to_keep: int | torch.Tensor = 0,
@@ -318,8 +325,13 @@ class NTLBGForConditionalGeneration(LooksMixin, NTLBGPreTrainedModel, Generation
             video_features (`list[VideoFeatures]`, *optional*): of `encode_video`, instead of pixels.
             selection (`Selection` or `list[Selection]`, *optional*): what to keep, decided elsewhere; with
                 `kept_group_indices`.
+            group_evidence (`torch.FloatTensor` of shape `(sum of T,)`, *optional*): share of each group's time that
+                is annotated as evidence, in [0, 1], flat over the videos; NaN for all groups of a video without
+                annotation. For L_evidence.
             num_representatives, max_visual_tokens (`int`, *optional*): k, or a budget, for this call.
             labels (`torch.LongTensor` of shape `(B, L)`, *optional*): over the full prompt; -100 is ignored.
+            kwargs: passed to the base. With `output_attentions=True` and the attention implementation "eager" the
+                output has L_teacher.
 
         Returns:
             [`NTLBGOutput`]; its logits are over the pruned prompt.
@@ -368,11 +380,14 @@ class NTLBGForConditionalGeneration(LooksMixin, NTLBGPreTrainedModel, Generation
                 "kept_group_counts": kept_group_counts,
                 "video_features": video_features,
                 "selection": selection,
+                "group_evidence": group_evidence,
                 "num_representatives": num_representatives,
                 "max_visual_tokens": max_visual_tokens,
             }
         )
-        result = self._output(self.vlm(**prepared, **common), choices, prepared.get("labels"))
+        output = self.vlm(**prepared, **common)
+        self._add_teacher(choices, prepared, output.attentions)
+        result = self._output(output, choices, prepared.get("labels"))
         return result if return_dict is not False else result.to_tuple()
 
     def _check_no_video(self, input_ids, pixel_values_videos, video_features):
@@ -383,18 +398,39 @@ class NTLBGForConditionalGeneration(LooksMixin, NTLBGPreTrainedModel, Generation
                 "`model(**inputs)`."
             )
 
+    def _add_teacher(self, choices: list[Choice], prepared: dict, attentions):
+        """L_teacher of each video, where the base gave its attentions and relevance was of use."""
+        labels = prepared.get("labels")
+        if labels is None or not attentions or attentions[0] is None:
+            return
+        kept_grids = torch.tensor([[len(choice.selection), *choice.features.tokens.shape[1:2]] for choice in choices])
+        slots = find_videos(
+            prepared["input_ids"],
+            prepared["attention_mask"],
+            self.config.video_token_id,
+            kept_grids,
+            lambda grid: int(grid[1]),
+        )
+        for slot, choice in zip(slots, choices, strict=True):
+            # The logits at a position say the next token.
+            answers = (labels[slot.row, 1:] != IGNORED_LABEL).nonzero().flatten()
+            if choice.relevance is None or len(choice.selection) < 2 or not len(answers):
+                continue
+            paid = attention_to_groups(attentions, slot.row, answers, slot.pads)
+            relevance = choice.relevance[choice.selection.indices]
+            choice.losses["teacher"] = teacher_loss(relevance, paid.to(relevance.device))
+
     def _output(self, output, choices: list[Choice], labels) -> NTLBGOutput:
-        names = ("ntlbg_loss", "align_loss", "context_loss")
         losses = {}
-        for name in names:
+        for name in AUXILIARY_LOSSES:
             parts = [choice.losses[name] for choice in choices if name in choice.losses]
-            losses[name] = torch.stack(parts).mean() if parts else None
+            losses[f"{name}_loss"] = torch.stack(parts).mean() if parts else None
         loss = output.loss
         if loss is not None:
-            weights = (self.config.ntlbg_weight, self.config.align_weight, self.config.context_weight)
-            for name, weight in zip(names, weights, strict=True):
-                if weight and losses[name] is not None:
-                    loss = loss + weight * losses[name]
+            for name in ("ntlbg", "align", "context"):
+                weight = getattr(self.config, f"{name}_weight")
+                if weight and losses[f"{name}_loss"] is not None:
+                    loss = loss + weight * losses[f"{name}_loss"]
         return NTLBGOutput(
             loss=loss,
             logits=output.logits,
@@ -404,6 +440,7 @@ class NTLBGForConditionalGeneration(LooksMixin, NTLBGPreTrainedModel, Generation
             attentions=output.attentions,
             task_loss=output.loss,
             selections=[choice.selection for choice in choices] or None,
+            video_losses=[choice.losses for choice in choices] or None,
             **losses,
         )
 
@@ -494,6 +531,7 @@ _PREPARED_INPUTS = (
     "kept_group_counts",
     "video_features",
     "selection",
+    "group_evidence",
     "num_representatives",
     "max_visual_tokens",
 )

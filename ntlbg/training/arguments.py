@@ -51,7 +51,8 @@ class ModelArguments:
         lora_r (`int`): rank; 0 for none.
         lora_alpha, lora_dropout (`float`): scale and dropout.
         lora_target_modules (`str`): regular expression over module names; by default the language model alone.
-        load_in_4bit (`bool`): the base's weights in four bits (needs `lora_r` and a GPU).
+        load_in_4bit (`bool`): the base's weights in four bits (needs a GPU, and `lora_r` where the language
+            model trains).
     """
 
     model_name_or_path: str = "Qwen/Qwen2-VL-7B-Instruct"
@@ -87,11 +88,6 @@ class ModelArguments:
         if not (math.isfinite(self.lora_alpha) and self.lora_alpha > 0):
             raise ValueError(f"`lora_alpha` should be a positive number, but it is {self.lora_alpha!r}.")
         _check_share("lora_dropout", self.lora_dropout)
-        if self.load_in_4bit and not self.lora_r:
-            raise ValueError(
-                "`load_in_4bit` is set, but weights in four bits cannot be trained themselves and `lora_r` is 0; set "
-                "`lora_r`, e.g. 16."
-            )
 
 
 @dataclass

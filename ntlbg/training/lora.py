@@ -1,0 +1,59 @@
+"""LoRA around an NTLBG model: adapters in the language model, all else that a stage trains saved beside them."""
+
+import re
+
+from torch import nn
+
+from ntlbg.training.stages import OWN_PARTS, part_of
+
+
+def with_lora(
+    model: nn.Module, stage: str, *, r: int, alpha: float, dropout: float = 0.0, target_modules: str
+) -> nn.Module:
+    r"""
+    A `PeftModel` whose checkpoints hold what the stage trains: adapters, selector, rich points, transition, and, end
+    to end, the vision tower's merger.
+
+    Args:
+        model (`NTLBGForConditionalGeneration`)
+        stage (`str`): "joint" or "end_to_end".
+        r, alpha, dropout: of [`~peft.LoraConfig`].
+        target_modules (`str`): regular expression over module names.
+
+    Raises:
+        ValueError: the expression meets no module, or one outside the language model.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    hit = [name for name, module in model.named_modules() if re.fullmatch(target_modules, name)]
+    if not hit:
+        raise ValueError(
+            f"`lora_target_modules` is {target_modules!r}, which no module's name matches; their names are like "
+            "'vlm.model.language_model.layers.0.self_attn.q_proj'."
+        )
+    outside = [name for name in hit if part_of(name) != "language_model"]
+    if outside:
+        raise ValueError(
+            f"`lora_target_modules` is {target_modules!r}, which also matches {outside[0]!r}; adapters belong "
+            "into the language model alone: the other parts train in full."
+        )
+    saved = list(OWN_PARTS)
+    if stage == "end_to_end":
+        saved += _mergers(model)
+    config = LoraConfig(
+        r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=target_modules, modules_to_save=saved
+    )
+    return get_peft_model(model, config)
+
+
+def _mergers(model: nn.Module) -> list[str]:
+    """The modules that turn the vision tower's features into visual tokens; lists of them one by one."""
+    names = []
+    for name, module in model.named_modules():
+        last = name.rsplit(".", 1)[-1]
+        if ".visual." in name and "merger" in last:
+            names += [f"{name}.{i}" for i in range(len(module))] if isinstance(module, nn.ModuleList) else [name]
+    return names
+
+
+__all__ = ["with_lora"]

@@ -1,0 +1,332 @@
+"""NTLBGTrainer: transformers' Trainer with the stages, the scheduled losses, and evaluation by answering.
+
+Every loss is normalised over the whole accumulated batch of all processes: the task's by its answer tokens, each other
+one by the videos that have it. So the gradients do not depend on how a batch is cut.
+"""
+
+import math
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback
+from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.trainer_utils import EvalLoopOutput
+
+from ntlbg.modeling_ntlbg.adapters_ntlbg import VideoFeatures
+from ntlbg.training.answer_scoring import AnswerScores, score_answer
+from ntlbg.training.arguments import NTLBGTrainingArguments
+from ntlbg.training.log_window import LogWindow
+from ntlbg.training.loss_counts import count_losses
+from ntlbg.training.loss_schedule import LOSSES, loss_weights
+from ntlbg.training.run_card import run_card
+from ntlbg.training.stages import OWN_PARTS, apply_stage, part_of
+
+
+STATISTICS_NAME = "align_statistics.safetensors"
+_ALWAYS_REACHED = ("language_model", "embeddings")
+
+
+class _FoldStatistics(TrainerCallback):
+    """Once per optimizer step, before anything is logged, evaluated or saved."""
+
+    def __init__(self, trainer: "NTLBGTrainer"):
+        self._trainer = trainer
+
+    def on_optimizer_step(self, args, state, control, **kwargs):
+        self._trainer.fold_statistics()
+
+
+class NTLBGTrainer(Trainer):
+    r"""
+    Trains an NTLBG model in one stage.
+
+    Args:
+        model (`NTLBGForConditionalGeneration`, or a `PeftModel` of `with_lora`)
+        args ([`NTLBGTrainingArguments`])
+        kwargs: as [`~transformers.Trainer`] takes them; `processing_class` is the [`NTLBGProcessor`], which is saved
+            with every checkpoint, `data_collator` makes the batches. With `predict_with_generate` the collator needs
+            `for_generation()`, a collator whose batches have prompts without answers, and their `rows`.
+
+    Raises:
+        ValueError: the arguments or the model do not fit together; see the message.
+    """
+
+    def __init__(self, model=None, args: NTLBGTrainingArguments | None = None, **kwargs):
+        if not isinstance(args, NTLBGTrainingArguments):
+            raise ValueError(f"`args` should be `NTLBGTrainingArguments`, but it is a {type(args).__name__}.")
+        if model is None or _inner_model(model).config.model_type != "ntlbg":
+            raise ValueError(
+                "`model` should be an `NTLBGForConditionalGeneration` (or a `PeftModel` of one), but it is a "
+                f"{type(model).__name__}; put a selector in front of a base with `from_base`."
+            )
+        implementation = _inner_model(model).vlm.config.get_text_config()._attn_implementation
+        if args.teacher_weight and implementation != "eager":
+            raise ValueError(
+                f"`teacher_weight` is {args.teacher_weight}, but the attention implementation {implementation!r} does "
+                "not give the attentions it learns from; load the model with attn_implementation='eager', or set "
+                "`teacher_weight` to 0."
+            )
+        if args.n_gpu > 1:
+            raise ValueError(
+                f"One process sees {args.n_gpu} GPUs, but a batch of videos cannot be cut by rows; start one process "
+                "per GPU with `accelerate launch` or `torchrun`."
+            )
+        self.stage_summary = apply_stage(model, args.stage, context_weight=args.context_weight)
+        super().__init__(model=model, args=args, **kwargs)
+        self.loss_is_scaled_for_ga = True
+        self._window = LogWindow()
+        self._eval_sums = None
+        self._not_always_reached = [
+            parameter
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad and part_of(name) not in _ALWAYS_REACHED
+        ]
+        self.add_callback(_FoldStatistics(self))
+
+    @property
+    def ntlbg_model(self):
+        """The NTLBG model itself, without wrappers and adapters' shell."""
+        return _inner_model(self.accelerator.unwrap_model(self.model))
+
+    # -- training ------------------------------------------------------------------------------------------------
+
+    def train(self, *args, **kwargs):
+        """As [`~transformers.Trainer.train`]. From here on the model's relevance head is used."""
+        model = self.ntlbg_model
+        model.config.selector_trained = True
+        model.statistics_folded_by_caller = True
+        self._window = LogWindow()
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            model.statistics_folded_by_caller = False
+
+    def create_optimizer(self, model=None):
+        """With `selector_learning_rate` the selector, rich points and transition are groups of their own."""
+        made_before = self.optimizer is not None
+        optimizer = super().create_optimizer(model)
+        rate = self.args.selector_learning_rate
+        if rate is None:
+            return optimizer
+        if made_before:
+            raise ValueError(
+                f"`selector_learning_rate` is {rate}, but the optimizer was made elsewhere (by the caller or by the "
+                "DeepSpeed config); set the rates there, or take its optimizer out."
+            )
+        named = (self.model if model is None else model).named_parameters()
+        own = {id(parameter) for name, parameter in named if part_of(name.removeprefix("module.")) in OWN_PARTS}
+        groups = []
+        for group in optimizer.param_groups:
+            for chosen, learning_rate in ((False, group["lr"]), (True, rate)):
+                part = [parameter for parameter in group["params"] if (id(parameter) in own) is chosen]
+                if part:
+                    groups.append({**group, "params": part, "lr": learning_rate})
+        optimizer.param_groups = groups
+        return optimizer
+
+    def fold_statistics(self):
+        """Fold what all processes saw in this optimizer step into L_align's expected mean and variance."""
+        several = self.accelerator.num_processes > 1
+        self.ntlbg_model.fold_statistics(self._sum_over_processes if several else None)
+
+    def _sum_over_processes(self, values: torch.Tensor) -> torch.Tensor:
+        return self.accelerator.reduce(values.to(self.args.device), "sum").to(values.device)
+
+    def _sum_lists(self, values: list[float]) -> list[float]:
+        if self.accelerator.num_processes == 1:
+            return values
+        return self._sum_over_processes(torch.tensor(values, dtype=torch.float64)).tolist()
+
+    def loss_weights(self) -> dict[str, float]:
+        """The weight of each loss at this step: the schedule's times the argument's."""
+        weights = loss_weights(self.args.loss_schedule, self.state.global_step, max(self.state.max_steps, 1))
+        return {name: weight * getattr(self.args, f"{name}_weight", 1.0) for name, weight in weights.items()}
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        batches, totals = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if batches:
+            self._window.begin_step(totals, self.loss_weights())
+        return batches, totals
+
+    def _get_num_items_in_batch(self, batch_samples: list, device) -> dict[str, int]:
+        """Answer tokens, and videos that have each loss, in all of `batch_samples` of all processes."""
+        totals = [0.0] * len(LOSSES)
+        for batch in batch_samples:
+            counts = count_losses(self.ntlbg_model, batch, teacher=bool(self.args.teacher_weight))
+            totals = [total + counts[name] for total, name in zip(totals, LOSSES, strict=True)]
+        return {name: int(total) for name, total in zip(LOSSES, self._sum_lists(totals), strict=True)}
+
+    def _prepare_input(self, data):
+        # Under DeepSpeed the Trainer would cast all floats to the weights' type; seconds do not survive bfloat16.
+        if isinstance(data, (torch.Tensor, VideoFeatures)):
+            return data.to(self.args.device)
+        return super()._prepare_input(data)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch: dict | None = None):
+        """The weighted sum of the components' shares in the whole accumulated batch, times the number of processes,
+        whose gradients are averaged afterwards."""
+        teacher = bool(self.args.teacher_weight)
+        inputs = {name: value for name, value in inputs.items() if name != "rows"}
+        totals = num_items_in_batch
+        if totals is None:
+            totals = count_losses(self.ntlbg_model, inputs, teacher=teacher)
+        self._check_features(inputs)
+        asked = {"output_attentions": True} if teacher else {}
+        outputs = model(**inputs, **asked, num_items_in_batch=max(totals["task"], 1))
+        weights = self.loss_weights()
+        shares = _shares(outputs, totals)
+        loss = sum(weights[name] * share.to(outputs.task_loss.device) for name, share in shares.items())
+        if model.training:
+            self._window.add(shares, weights)
+            loss = loss + self._zero()
+        loss = loss * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
+
+    def _check_features(self, inputs: dict):
+        encoding = [part for part in ("merger", "vision_tower") if part in self.stage_summary.trained]
+        if encoding and inputs.get("video_features") is not None:
+            raise ValueError(
+                f"The stage {self.args.stage!r} trains {' and '.join(encoding)}, but the batch has `video_features`, "
+                "which were made before and never change; train without `feature_cache`, or in another stage."
+            )
+
+    def _zero(self) -> torch.Tensor | float:
+        """Zero, with every trained parameter in its graph that a batch may not reach (one without a video, or with a
+        single group kept): each process then reduces the same gradients, and none waits for ever."""
+        if is_deepspeed_zero3_enabled():
+            return 0.0  # outside of a forward, its parameters are empty
+        return sum(0.0 * parameter.sum().to(self.args.device) for parameter in self._not_always_reached)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None):
+        if "loss" in logs and self._window.steps:
+            logs.update(self._window.close(self._sum_lists))
+        super().log(logs, start_time)
+
+    # -- evaluation ----------------------------------------------------------------------------------------------
+
+    def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
+        """Each row once: a part of the rows for each process, in order."""
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(dataset, str):
+            dataset = self.eval_dataset[dataset]
+        if dataset is None:
+            raise ValueError("There is no `eval_dataset`; give one to the trainer or to `evaluate`.")
+        return self._rows_once(dataset, self.data_collator)
+
+    def get_test_dataloader(self, test_dataset) -> DataLoader:
+        return self._rows_once(test_dataset, self.data_collator)
+
+    def _rows_once(self, dataset, collator) -> DataLoader:
+        rows = dataset if hasattr(dataset, "__len__") else list(dataset)
+        size, processes = self.args.per_device_eval_batch_size, self.accelerator.num_processes
+        mine = range(self.accelerator.process_index, len(rows), processes)
+        batches = [list(mine[start : start + size]) for start in range(0, len(mine), size)]
+        self._counted_batches = len(batches)
+        # All processes make the same number of steps, as a sharded model needs; what is over does not count.
+        most = math.ceil(math.ceil(len(rows) / processes) / size)
+        batches += [[0]] * (most - len(batches))
+        return DataLoader(
+            rows, batch_sampler=batches, collate_fn=collator, num_workers=self.args.dataloader_num_workers
+        )
+
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ) -> EvalLoopOutput:
+        """The losses over all rows, and, with `predict_with_generate`, the share of right answers."""
+        self._eval_sums, self._eval_step = [0.0] * (2 * len(LOSSES)), 0
+        output = super().evaluation_loop(dataloader, description, True, ignore_keys, metric_key_prefix)
+        sums = self._sum_lists(self._eval_sums)
+        weights, metrics, total = self.loss_weights(), {}, 0.0
+        for name, value, count in zip(LOSSES, sums[: len(LOSSES)], sums[len(LOSSES) :], strict=True):
+            if count:
+                metrics[f"loss_{name}"] = value / count
+                total += weights[name] * value / count
+        metrics["loss"] = total
+        if self.args.predict_with_generate:
+            metrics |= self._answer_all(dataloader.dataset)
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
+        return output
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """Adds a batch's losses to the evaluation's; nothing of it is gathered, as batches differ in length."""
+        inputs = self._prepare_inputs(inputs)
+        counts = count_losses(self.ntlbg_model, inputs, teacher=bool(self.args.teacher_weight))
+        with torch.no_grad(), self.compute_loss_context_manager():
+            _, outputs = self.compute_loss(model, inputs, return_outputs=True, num_items_in_batch=counts)
+        if self._eval_step < self._counted_batches:
+            for number, name in enumerate(LOSSES):
+                if counts[name]:
+                    self._eval_sums[number] += counts[name] * float(getattr(outputs, f"{name}_loss"))
+                    self._eval_sums[len(LOSSES) + number] += counts[name]
+        self._eval_step += 1
+        return None, None, None
+
+    @torch.no_grad()
+    def _answer_all(self, rows) -> dict[str, float]:
+        """Answer every row greedily; `unanswered` are rows the collator left out, as their video cannot be read."""
+        loader = self._rows_once(rows, self.data_collator.for_generation())
+        model, scores, seen = self.ntlbg_model, AnswerScores(), set()
+        for step, batch in enumerate(loader):
+            answered = batch.pop("rows")
+            batch = self._prepare_inputs(batch)
+            with self.compute_loss_context_manager():
+                sequences = model.generate(
+                    **batch, do_sample=False, max_new_tokens=self.args.generation_max_new_tokens
+                )
+            texts = self.processing_class.batch_decode(
+                sequences[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
+            )
+            if step < self._counted_batches:
+                for row, text in zip(answered, texts, strict=True):
+                    # Where no row of a batch can be read, the collator gives an earlier one again.
+                    key = (row["id"], row["video_id"], row["question"])
+                    if key not in seen:
+                        seen.add(key)
+                        scores += score_answer(text, row)
+        metrics = AnswerScores(*(int(value) for value in self._sum_lists(scores.sums()))).metrics()
+        metrics["unanswered"] = len(loader.dataset) - metrics["answered"]
+        return metrics
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------
+
+    def _save(self, output_dir=None, state_dict=None):
+        super()._save(output_dir, state_dict)
+        if self.args.should_save and self.model is not _inner_model(self.model):
+            # Adapters are saved without the model's buffers.
+            model = self.ntlbg_model
+            statistics = {name: getattr(model, name).cpu() for name in ("expected_mean", "expected_variance")}
+            save_file(statistics, Path(output_dir or self.args.output_dir) / STATISTICS_NAME)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        path = Path(resume_from_checkpoint) / STATISTICS_NAME
+        if path.is_file():
+            for name, value in load_file(path).items():
+                getattr(self.ntlbg_model, name).copy_(value)
+
+    def create_model_card(self, model_name: str | None = None, tags=None, **kwargs):
+        """Write README.md: what was trained, how, and what this run measured, and nothing else."""
+        if self.is_world_process_zero():
+            tags = [tags] if isinstance(tags, str) else list(tags or ())
+            card = run_card(self, model_name or Path(self.args.output_dir).name, tags)
+            (Path(self.args.output_dir) / "README.md").write_text(card, encoding="utf-8")
+
+
+def _inner_model(model):
+    """The model inside a `PeftModel`, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _shares(outputs, totals: dict[str, int]) -> dict[str, torch.Tensor]:
+    """What this micro-batch adds to each component of the whole accumulated batch."""
+    shares = {"task": outputs.task_loss}
+    for name in LOSSES[1:]:
+        parts = [losses[name] for losses in outputs.video_losses or () if name in losses]
+        if parts:
+            shares[name] = torch.stack(parts).sum() / totals[name]
+    return shares
+
+
+__all__ = ["NTLBGTrainer"]
