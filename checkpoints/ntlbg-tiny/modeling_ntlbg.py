@@ -162,7 +162,12 @@ class NTLBGForConditionalGeneration(LooksMixin, StatisticsMixin, NTLBGPreTrained
         return self.vlm.get_decoder()
 
     def save_pretrained(self, save_directory, *args, **kwargs):
-        """Save weights and config as transformers does, with this code flat beside them."""
+        """Save weights and config as transformers does, with this code flat beside them.
+
+        Weights are saved under the model's own names. transformers would give those of the base their names in older
+        releases, under which the Trainer, which takes a run up by `load_state_dict`, does not find them again.
+        """
+        kwargs.setdefault("save_original_format", False)
         if is_remote_code(type(self)):
             return super().save_pretrained(save_directory, *args, **kwargs)
         self.config.auto_map = dict(MODEL_AUTO_MAP)
