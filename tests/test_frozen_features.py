@@ -33,6 +33,7 @@ def family(request):
 def frozen_model(family, processor, seed=0):
     model = tiny_model(family, processor.tokenizer, seed=seed, selector_trained=True)
     model.vlm.model.visual.requires_grad_(False)
+    model.expected_mean.fill_(0.1)  # as after a step of training: L_align has something to compare with
     return model
 
 
