@@ -3,6 +3,7 @@
 import copy
 import multiprocessing
 import os
+import pickle
 import shutil
 import signal
 from pathlib import Path
@@ -19,6 +20,7 @@ from ntlbg.data.frozen_features import FrozenFeatures, Prepared
 from ntlbg.data.qa_dataset import load_qa
 from ntlbg.data.qa_records import TooManyBadRows
 from ntlbg.errors import InputError
+from ntlbg.modeling_ntlbg.modeling_ntlbg import NTLBGForConditionalGeneration
 from ntlbg.training.collator import NTLBGDataCollator
 
 
@@ -90,6 +92,11 @@ def test_no_video_is_opened_after_the_pass_also_not_by_workers(family, tmp_path)
     for video in tmp_path.glob("*.mp4"):
         video.unlink()
     collator = NTLBGDataCollator(processor, features=features)
+    # As for workers that are spawned, without the model.
+    spawned = pickle.dumps((data, collator))
+    assert len(spawned) < sum(weight.numel() for weight in model.parameters())
+    data_there, collator_there = pickle.loads(spawned)
+    assert torch.equal(collator_there([data_there[0]])["input_ids"], collator([data[0]])["input_ids"])
     loader = DataLoader(data, batch_size=2, num_workers=1, collate_fn=collator, persistent_workers=True)
     for _ in range(2):
         assert [len(batch["video_features"]) for batch in loader] == [2, 2]
@@ -148,6 +155,11 @@ def test_whatever_decides_the_features_makes_others(tmp_path):
     with torch.no_grad():
         model.selector.kappa += 1
     assert FrozenFeatures(tmp_path, model, processor).fingerprint == names["as it is"]
+    # The next stage starts from what was saved.
+    model.save_pretrained(tmp_path / "saved")
+    saved = NTLBGForConditionalGeneration.from_pretrained(tmp_path / "saved")
+    saved.requires_grad_(False)
+    assert FrozenFeatures(tmp_path, saved, processor).fingerprint == names["as it is"]
 
 
 def test_a_copy_of_a_video_hits_and_another_video_under_its_name_does_not(tmp_path):

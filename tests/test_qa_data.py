@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import sys
 
 import pytest
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from ntlbg.data.qa_dataset import load_qa
 from ntlbg.data.qa_records import BadRow, TooManyBadRows, parse_line, parse_row, question_text, target_text
+from ntlbg.data.questions import KINDS
 from ntlbg.errors import InputError
 
 
@@ -223,6 +225,22 @@ def test_an_importable_builder_gives_the_same_rows_indexed_and_streamed(streamin
     assert rows[1]["place"] == "toy_builder:Toy (train), row 2"
     with pytest.raises(InputError, match="'test' of 'toy_builder:Toy' cannot be loaded"):
         load_qa("toy_builder:Toy", split="test", streaming=streaming)
+
+
+def test_the_procedural_world_is_a_builder_whose_videos_are_rendered_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    name = "ntlbg.data.world_builder:World"
+    data = load_qa(name, split="validation", config="smoke")
+    videos = {data[index]["video_path"] for index in range(len(data))}
+    assert len(videos) == 2
+    assert data.bad == []
+    assert {data[index]["answer_type"] for index in range(len(data))} <= set(KINDS)
+    before = {path: os.stat(path).st_mtime_ns for path in videos}
+    streamed = list(load_qa(name, split="validation", config="smoke", streaming=True))
+    assert [row["id"] for row in streamed] == [data[index]["id"] for index in range(len(data))]
+    assert {path: os.stat(path).st_mtime_ns for path in videos} == before
+    with pytest.raises(InputError, match="cannot be loaded"):
+        load_qa(name, config="nothing")
 
 
 # -- streams ---------------------------------------------------------------------------------------------------------

@@ -141,10 +141,21 @@ class NTLBGVideoProcessor(BaseVideoProcessor):
                 f"{type(base_video_processor).__name__}; use `NTLBGProcessor.from_base(...)`."
             )
         self.base = base_video_processor
+        self._accept_kwargs_of_base()
+
+    def _accept_kwargs_of_base(self):
         # the base's own arguments are accepted in a call and passed through
         base_kwargs = self.base.valid_kwargs.__annotations__
         own_kwargs = NTLBGVideosKwargs.__annotations__
         self.valid_kwargs = TypedDict("valid_kwargs", {**base_kwargs, **own_kwargs}, total=False)
+
+    def __getstate__(self) -> dict:
+        # a class made here has no name to be pickled by, and workers that are spawned get their processor pickled
+        return {name: value for name, value in self.__dict__.items() if name != "valid_kwargs"}
+
+    def __setstate__(self, state: dict):
+        self.__dict__.update(state)
+        self._accept_kwargs_of_base()
 
     def _standardize_kwargs(self, **kwargs) -> dict:
         # sizes, means and the like belong to the base, which standardises them itself

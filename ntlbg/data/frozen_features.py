@@ -400,10 +400,13 @@ def _fingerprint(tower: nn.Module, processor) -> str:
     video_processor = processor.video_processor
     device = next(tower.parameters()).device.type
     autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    config = tower.config.to_dict()
+    for name in ("dtype", "_name_or_path"):  # the first is told by the weights, the second decides nothing
+        config.pop(name, None)
     return hash_of(
         {
             "tower": f"{type(tower).__module__}.{type(tower).__qualname__}",
-            "config": tower.config.to_dict(),
+            "config": config,
             "attention": tower.config._attn_implementation,
             "autocast": autocast,
             "weights": weights_digests(tower),
