@@ -3,16 +3,20 @@
 Shapes: N wanted pictures, M pictures of the file, H x W pixels, RGB.
 
 The way: an index without decoding (`video_index_ntlbg`), a grid uniform in time snapped to real pictures, then one
-visit per group of pictures (GOP): from its keyframe to the last wanted packet, jumping only over long stretches. Each
-frame is converted to its final size as it leaves the decoder, so that full-size frames are never collected. Where the
-index cannot be trusted (`VideoIndex.sequential`), everything is decoded and counted instead: slower, equally exact.
+visit per group of pictures (GOP): from its keyframe to the last wanted packet, jumping only over long stretches
+(`video_walk_ntlbg`); large reads are shared out to threads. Each frame is converted to its final size as it leaves the
+decoder, so that full-size frames are never collected. Where the index cannot be trusted (`VideoIndex.sequential`),
+everything is decoded and counted instead: slower, equally exact.
 """
 
+import copy
+import multiprocessing
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
-import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
@@ -20,13 +24,8 @@ from .video_download_ntlbg import download_video, is_address
 from .video_images_ntlbg import ImageFiles, ImageReader
 from .video_index_ntlbg import (
     PYAV_VERSION,
-    SKIPPABLE_CODECS,
-    build_index,
     check_pixels,
     check_time,
-    open_container,
-    packets_of,
-    picture_stream,
     source_name,
 )
 from .video_reader_ntlbg import Allocate, VideoReader, empty_frames
@@ -44,10 +43,14 @@ from .video_source_ntlbg import (
     uniform_pictures,
 )
 from .video_torchcodec_ntlbg import check_torchcodec, torchcodec_pictures
+from .video_walk_ntlbg import VideoWalk, plan_visits, share_out
 
 
-# A jump costs a seek and a refill of the reader: over shorter stretches, packets are read and dropped.
-SEEK_MIN_PACKETS = 64
+# A share of the pictures goes to a thread of its own where it decodes at least this many pixels, more than a second's
+# work: the file is opened once more for it.
+PIXELS_PER_THREAD = 1e9
+# Each holds a decoder with its reference pictures: 13 MiB at 1280 x 720.
+MAX_THREADS = 4
 
 # PyAV's later releases let the scaler start threads of its own; for one picture they cost more than they bring.
 SCALER_THREADS = {"threads": 1} if PYAV_VERSION >= (17, 1) else {}
@@ -95,6 +98,12 @@ class _Picker:
             )
         self.frames = self.allocate((self.count, out_height, out_width, 3))
 
+    def twin(self) -> "_Picker":
+        """Another one that fills the same array, for another thread; the size must be fixed by now."""
+        twin = copy.copy(self)
+        twin.reformatter, twin.corrupt, twin.resized = VideoReformatter(), 0, 0
+        return twin
+
     def put(self, slot: int, frame, rotation: int) -> None:
         check_pixels(frame.width, frame.height, self.name, self.limits)
         if self.frames is None:
@@ -118,6 +127,14 @@ def _between(numbers: np.ndarray, known: np.ndarray, values: np.ndarray) -> np.n
     return filled
 
 
+def usable_threads() -> int:
+    """Decoding threads that are of use: the cores of this process; one in a worker process, which has siblings."""
+    if multiprocessing.parent_process() is not None:
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MAX_THREADS)
+
+
 class VideoFile(VideoReader):
     """
     One opened video file: its index, and exact pictures by number. A context manager.
@@ -128,6 +145,8 @@ class VideoFile(VideoReader):
         limits (`VideoLimits`, *optional*): what the file may cost.
         backend (`str`, defaults to `"pyav"`): what decodes, `"pyav"` or `"torchcodec"`. PyAV opens, checks and indexes
             the file in any case; see `video_torchcodec_ntlbg` for what torchcodec serves, and how near it comes.
+        threads (`int`, *optional*): that PyAV decodes with at most, where the pictures asked for are enough to share
+            out; [`usable_threads`] by default. The pictures are the same (what is damaged may be concealed otherwise).
 
     Attributes: see [`VideoReader`].
 
@@ -135,23 +154,23 @@ class VideoFile(VideoReader):
         VideoError: the file cannot be used.
     """
 
-    def __init__(self, source, limits: VideoLimits | None = None, backend: str = "pyav"):
+    def __init__(self, source, limits: VideoLimits | None = None, backend: str = "pyav", threads: int | None = None):
         if backend not in ("pyav", "torchcodec"):
             raise VideoError(f"`backend` must be 'pyav' or 'torchcodec', but got {backend!r}.")
         self.backend = backend
         self.source, clip = unclipped(source)
         self.limits = limits or VideoLimits()
-        self._container = self._download = None
-        self._draft = False
+        self._walk = self._download = None
+        self._threads = usable_threads() if threads is None else threads
         if is_address(self.source):
             self.source = self._download = download_video(self.source, self.limits)
         self.name = source_name(self.source)
-        self._deadline = time.monotonic() + self.limits.decode_timeout
+        deadline = time.monotonic() + self.limits.decode_timeout
         try:
-            self._open()
-            self.index = build_index(self._container, self._stream, self.name, self.limits)
+            self._walk = VideoWalk(self.source, self.name, self.limits, deadline)
+            self.index = self._walk.index()
             if backend == "torchcodec":
-                check_torchcodec(self._container, self.index, self.name)
+                check_torchcodec(self._walk.container, self.index, self.name)
             self.warnings = list(self.index.warnings)
             self.times = self.index.times
             if self.index.sequential:
@@ -163,17 +182,6 @@ class VideoFile(VideoReader):
             self.close()
             raise
 
-    def _open(self) -> None:
-        self._container = open_container(self.source, self.limits)
-        try:
-            self._stream = picture_stream(self._container, self.name, self.limits, self._draft)
-        except BaseException:
-            self._container.close()
-            raise
-        self._packets = None
-        self._next = 0  # the packet that _packets gives next, in decode order
-        self._damaged = 0
-
     @property
     def keyframes(self) -> np.ndarray | None:
         """See [`VideoReader.keyframes`]; None where everything must be decoded and counted."""
@@ -182,10 +190,8 @@ class VideoFile(VideoReader):
         return self.first + np.flatnonzero(self.index.key[self.index.pictures[self.first : self.stop]])
 
     def close(self) -> None:
-        # the generator knows this object and this object the generator: apart, both (and a download) go at once
-        self._packets = None
-        if self._container is not None:
-            self._container.close()
+        if self._walk is not None:
+            self._walk.close()
         if self._download is not None:
             self._download.close()
 
@@ -193,12 +199,12 @@ class VideoFile(VideoReader):
 
     def _counted_times(self) -> np.ndarray:
         """Seconds of each picture where the index is of no use: decode everything and look."""
-        stamps = [frame.pts for frame in self._decode_all()]
+        stamps = [frame.pts for frame in self._walk.everything()]
         if not stamps:
             raise VideoError(f"No picture of {self.name!r} can be decoded; the file is damaged.")
         known = np.array([number for number, stamp in enumerate(stamps) if stamp is not None], dtype=np.int64)
         if len(known) < 2:
-            rate = self._stream.average_rate or self._stream.guessed_rate
+            rate = self._walk.stream.average_rate or self._walk.stream.guessed_rate
             if not rate:
                 raise VideoError(f"{self.name!r} tells neither times nor a frame rate; convert it to MP4.")
             self.warnings.append(f"{self.index.sequential}: times were counted at {float(rate):g} pictures per second")
@@ -210,13 +216,13 @@ class VideoFile(VideoReader):
         self.warnings.append(f"{self.index.sequential}: times were put in the order of the pictures")
         start = ticks[0]
         # AVI counts packets: its first picture is the first, however much later it leaves the decoder
-        if self._stream.start_time is not None and "avi" not in self._container.format.name.split(","):
-            start = min(start, self._stream.start_time)
-        return (ticks - start) * float(self._stream.time_base)
+        if self._walk.stream.start_time is not None and "avi" not in self._walk.container.format.name.split(","):
+            start = min(start, self._walk.stream.start_time)
+        return (ticks - start) * float(self._walk.stream.time_base)
 
     def _rate_and_duration(self) -> tuple[float, float]:
         count, span = len(self.times), float(self.times[-1] - self.times[0])
-        header_rate = float(self._stream.average_rate or self._stream.guessed_rate or 0)
+        header_rate = float(self._walk.stream.average_rate or self._walk.stream.guessed_rate or 0)
         fps = (count - 1) / span if span > 0 else header_rate
         # times in a container are rounded to its clock: the header's rate is the exact one where both agree
         if header_rate and abs(fps / header_rate - 1) < 1e-3:
@@ -235,13 +241,14 @@ class VideoFile(VideoReader):
     def _check_header(self) -> None:
         """Says what the header promised and the file does not hold (a recording that was cut off)."""
         header = 0.0
-        if self._stream.duration is not None:
-            header = float(self._stream.duration * self._stream.time_base)
-        elif self._container.duration is not None:
-            header = self._container.duration / 1e6
+        if self._walk.stream.duration is not None:
+            header = float(self._walk.stream.duration * self._walk.stream.time_base)
+        elif self._walk.container.duration is not None:
+            header = self._walk.container.duration / 1e6
         end = float(self.times[0]) + self.duration
         if header - end > max(1.0, 0.05 * header):
-            promised = f" and {self._stream.frames} pictures" if self._stream.frames > len(self.times) else ""
+            frames = self._walk.stream.frames
+            promised = f" and {frames} pictures" if frames > len(self.times) else ""
             self.warnings.append(
                 f"the header promises {header:.2f} s{promised}, but the {len(self.times)} pictures end at "
                 f"{end:.2f} s: the file seems cut off"
@@ -259,15 +266,13 @@ class VideoFile(VideoReader):
     ) -> CandidateFrames:
         """Exactly the pictures with these numbers; see [`VideoReader.read`]."""
         pictures = self.checked(pictures, max_side)
-        self._draft = draft
-        self._deadline = time.monotonic() + self.limits.decode_timeout
+        self._walk.draft, self._walk.damaged = draft, 0
+        self._walk.deadline = time.monotonic() + self.limits.decode_timeout
         wanted, slots = np.unique(pictures, return_inverse=True)
         warnings = list(self.warnings)
         aspect = self._sample_aspect_ratio(warnings)
         picker = _Picker(len(wanted), max_side, aspect, self.limits, self.name, allocate)
-        self._damaged = 0
-        for slot, frame, rotation in self._pictures(wanted):
-            picker.put(slot, frame, rotation)
+        self._pick(wanted, picker)
         missing = int((~picker.filled).sum())
         if missing == len(wanted) or (missing and not drop_missing):
             raise VideoError(
@@ -275,7 +280,7 @@ class VideoFile(VideoReader):
             )
         for number, what in (
             (missing, "wanted pictures cannot be decoded and were left out"),
-            (self._damaged, "packets could not be decoded"),
+            (self._walk.damaged, "packets could not be decoded"),
             (picker.corrupt, "wanted pictures are marked as damaged"),
             (picker.resized, "wanted pictures had another size and were scaled to that of the first"),
         ):
@@ -285,7 +290,7 @@ class VideoFile(VideoReader):
         return self.candidates(wanted, slots, picker.filled, picker.frames, size, warnings)
 
     def _sample_aspect_ratio(self, warnings: list[str]) -> float:
-        ratio = float(self._stream.sample_aspect_ratio or 1)
+        ratio = float(self._walk.stream.sample_aspect_ratio or 1)
         if ratio <= 0:
             return 1.0
         if not 1 / MAX_SAMPLE_ASPECT_RATIO <= ratio <= MAX_SAMPLE_ASPECT_RATIO:
@@ -295,141 +300,74 @@ class VideoFile(VideoReader):
             return 1.0
         return ratio
 
-    def _pictures(self, wanted: np.ndarray) -> Iterator[tuple[int, av.VideoFrame, int]]:
-        """(slot, frame as it is coded, its rotation in degrees) for the wanted picture numbers."""
-        if self.backend == "torchcodec":
-            for picture in torchcodec_pictures(self.source, self._stream, self.index, wanted, self.name):
-                check_time(self._deadline, self.name, self.limits)
-                yield picture
-        else:
-            for slot, frame in self._counted(wanted) if self.index.sequential else self._planned(wanted):
-                yield slot, frame, frame.rotation
-
-    # -- decoding ------------------------------------------------------------------------------------------------
-
-    def _decode(self, packet) -> list:
-        """Frames that come out when `packet` goes in (None: all that are still inside); damage is counted."""
-        check_time(self._deadline, self.name, self.limits)
-        try:
-            return self._stream.codec_context.decode(packet)
-        except av.error.EOFError:
-            return []
-        except av.error.FFmpegError:
-            self._damaged += 1
-            return []
-
-    def _demux(self) -> Iterator:
-        """Packets with content from the current place on; a read error ends the file (the index has told it)."""
-        try:
-            yield from packets_of(self._container, self._stream)
-        except av.error.FFmpegError:
-            return
-
-    def _reopen(self) -> None:
-        self._container.close()
-        self._open()
-
-    def _decode_all(self) -> Iterator:
-        """Every shown frame in the order of presentation, from the beginning."""
-        self._reopen()
-        for packet in self._demux():
-            yield from self._decode(packet)
-        yield from self._decode(None)
-
-    def _counted(self, wanted: np.ndarray) -> Iterator[tuple[int, object]]:
-        """(slot, frame) for the wanted picture numbers by decoding and counting from the beginning."""
-        slot = 0
-        for number, frame in enumerate(self._decode_all()):
-            if number == wanted[slot]:
-                yield slot, frame
-                slot += 1
-                if slot == len(wanted):
-                    return
-
-    def _plan(self, wanted: np.ndarray) -> list[tuple[int, list[int]]]:
-        """Visits that give the wanted packets: (keyframe packet to start from, wanted packets in decode order)."""
-        keys = np.flatnonzero(self.index.key)
-        visits: list[tuple[int, list[int]]] = []
-        for packet in np.sort(self.index.pictures[wanted]).tolist():
-            at = int(np.searchsorted(keys, packet, side="right")) - 1
-            # shown before its own keyframe: a leading picture of an open GOP, which refers to the GOP before
-            while at > 0 and self.index.pts[keys[at]] > self.index.pts[packet]:
-                at -= 1
-            start, packets = int(keys[max(at, 0)]), [packet]
-            # where a visit would begin before the end of what is decoded anyway, the two become one
-            while visits and start <= visits[-1][1][-1] + 1:
-                earlier, others = visits.pop()
-                start, packets = min(start, earlier), others + packets
-            visits.append((start, packets))
-        return visits
-
     def cost(self, pictures: np.ndarray) -> tuple[int, int, int]:
         """See [`VideoReader.cost`]; of most codecs, packets that nothing refers to are passed over besides."""
         if self.index.sequential:
             return len(self.index.pts), len(self.index.pts), 1
-        visits = self._plan(np.unique(pictures))
+        visits = plan_visits(self.index, np.unique(pictures))
         return sum(packets[-1] - start + 1 for start, packets in visits), len(self.index.pts), len(visits)
 
-    def _go_to(self, key: int) -> None:
-        """Makes `self._packets` give the keyframe packet `key` next."""
-        if self._packets is None:
-            self._reopen()
-            self._packets, self._next = self._demux(), 0
-        if key < self._next or key - self._next > SEEK_MIN_PACKETS:
-            keys = np.flatnonzero(self.index.key)
-            landed = None
-            # Containers seek by decode time, so a jump may land behind the aim: then aim one keyframe earlier.
-            for at in range(int(np.searchsorted(keys, key)), -1, -1):
-                landed = self._jump(int(self.index.pts[keys[at]]))
-                if landed is not None and landed <= key:
-                    break
-            else:
-                self._reopen()
-                self._packets, self._next = self._demux(), 0
-        while self._next < key and next(self._packets, None) is not None:
-            self._next += 1
+    def _pick(self, wanted: np.ndarray, picker: _Picker) -> None:
+        """Gives the wanted picture numbers (N,), distinct and ascending, to `picker`."""
+        walk = self._walk
+        if self.backend == "torchcodec":
+            for slot, frame, rotation in torchcodec_pictures(self.source, walk.stream, self.index, wanted, self.name):
+                check_time(walk.deadline, self.name, self.limits)
+                picker.put(slot, frame, rotation)
+        elif self.index.sequential:
+            for slot, frame in walk.counted(wanted):
+                picker.put(slot, frame, frame.rotation)
+        else:
+            self._pick_in_shares(wanted, picker)
 
-    def _jump(self, pts: int) -> int | None:
-        """Seeks to `pts`; the packet where reading goes on, or None if it is not one of the index."""
+    def _pick_in_shares(self, wanted: np.ndarray, picker: _Picker) -> None:
+        """Shares of `wanted` are decoded by a thread each, from an opening of the file of its own."""
+        # an object that is read at one place cannot be read at another at the same time
+        threads = self._threads if isinstance(self.source, str | os.PathLike | bytes) else 1
+        least = PIXELS_PER_THREAD / max(self._walk.stream.width * self._walk.stream.height, 1)
+        first, *others = share_out(self.index, wanted, threads, least)
+        if not others:
+            self._pick_share(self._walk, wanted, first, picker)
+            return
+        helpers: list[VideoWalk] = []
+        jobs: list[Future] = []
+
+        def begin() -> None:
+            for share in others:
+                walk = VideoWalk(self.source, self.name, self.limits, self._walk.deadline, self._walk.draft)
+                helpers.append(walk)
+                jobs.append(pool.submit(self._pick_share, walk, wanted, share, picker.twin()))
+
         try:
-            self._container.seek(pts, stream=self._stream, backward=True)
-        except av.error.FFmpegError:
-            return None
-        packets = self._demux()
-        first = next(packets, None)
-        if first is None or first.pts not in self._packet_of:
-            return None
+            with ThreadPoolExecutor(len(others), thread_name_prefix="ntlbg-decode") as pool:
+                try:
+                    # the first picture sets the size of all: the others begin when it is there
+                    self._pick_share(self._walk, wanted, first, picker, begin)
+                    for job in jobs:
+                        job.result()
+                except BaseException:
+                    for walk in helpers:
+                        walk.deadline = -np.inf  # where one fails, the others need not go on
+                    raise
+        finally:
+            for walk in helpers:
+                walk.close()
+        for share in others if not jobs else ():
+            self._pick_share(self._walk, wanted, share, picker)
+        picker.corrupt += sum(job.result().corrupt for job in jobs)
+        picker.resized += sum(job.result().resized for job in jobs)
+        self._walk.damaged += sum(walk.damaged for walk in helpers)
 
-        def with_first():
-            yield first
-            yield from packets
-
-        self._packets, self._next = with_first(), self._packet_of[first.pts]
-        return self._next
-
-    def _planned(self, wanted: np.ndarray) -> Iterator[tuple[int, object]]:
-        """(slot, frame) for the wanted picture numbers, visiting each needed GOP once."""
-        self._packet_of = {int(pts): packet for packet, pts in enumerate(self.index.pts)}
-        slot_of = {int(self.index.pts[self.index.pictures[number]]): slot for slot, number in enumerate(wanted)}
-        self._packets = None
-        for key, packets in self._plan(wanted):
-            self._go_to(key)
-            context = self._stream.codec_context
-            skippable = context.name in SKIPPABLE_CODECS
-            needed = set(packets)
-            while self._next <= packets[-1]:
-                packet = next(self._packets, None)
-                if packet is None:
-                    break
-                context.skip_frame = "DEFAULT" if not skippable or self._next in needed else "NONREF"
-                self._next += 1
-                for frame in self._decode(packet):
-                    if frame.pts in slot_of:
-                        yield slot_of[frame.pts], frame
-            for frame in self._decode(None):
-                if frame.pts in slot_of:
-                    yield slot_of[frame.pts], frame
-            context.flush_buffers()
+    def _pick_share(
+        self, walk: VideoWalk, wanted: np.ndarray, share: slice, picker: _Picker, begin: Callable | None = None
+    ) -> _Picker:
+        """Gives the pictures of one share to `picker`; `begin` is called once, after the first of them."""
+        for slot, frame in walk.pictures(self.index, wanted[share]):
+            picker.put(share.start + slot, frame, frame.rotation)
+            if begin is not None:
+                begin()
+                begin = None
+        return picker
 
 
 def open_video(source, limits: VideoLimits | None = None, backend: str = "pyav") -> VideoReader:

@@ -9,6 +9,7 @@ before the first byte is parsed: a playlist renamed to .mp4 could otherwise open
 import io
 import os
 import time
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -343,7 +344,8 @@ def build_index(container, stream, name: str, limits: VideoLimits) -> VideoIndex
         VideoError: no picture, or more pictures or seconds than `limits` allow.
     """
     deadline = time.monotonic() + limits.decode_timeout
-    pts, key, shown, durations = [], [], [], []
+    # lists of a long film's numbers would be among the largest things in memory
+    pts, durations, key, shown = array("q"), array("q"), bytearray(), bytearray()
     missing_pts = damaged = 0
     warnings = []
     codec, formats = stream.codec_context.name, container.format.name.split(",")

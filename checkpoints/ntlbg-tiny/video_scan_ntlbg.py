@@ -27,6 +27,7 @@ def scan_pictures(
     *,
     candidate_fps: float | None = None,
     max_candidates: int,
+    gap: float = SCAN_GAP,
     widest_gap: float = np.inf,
 ) -> np.ndarray | None:
     """
@@ -38,13 +39,14 @@ def scan_pictures(
         end (`float`): when the last picture ends, in seconds.
         candidate_fps (`float`, *optional*): keyframes that follow one another faster than this are thinned.
         max_candidates (`int`): cap. Where it binds, keyframes are thinned to half a gap, then the gaps grow.
-        widest_gap (`float`, *optional*): how far they may grow, in seconds.
+        gap (`float`, defaults to 2.0): seconds between candidates at most; a short film's are narrower.
+        widest_gap (`float`, *optional*): how far gaps may grow, in seconds.
 
     Returns:
         int64 (N,), ascending and distinct, 1 <= N <= max_candidates: no two further apart than
-        min(2 s, duration / 64), or than that grown. None if `widest_gap` does not suffice.
+        min(`gap`, duration / 64), or than that grown. None if `widest_gap` does not suffice.
     """
-    gap = min(SCAN_GAP, (end - times[0]) / SCAN_CANDIDATES)
+    gap = min(gap, (end - times[0]) / SCAN_CANDIDATES)
     step = 1 / candidate_fps if candidate_fps else 0.0
     while (numbers := _scan(times, keyframes, end, step, gap, max_candidates)) is None:
         if step >= gap / 2:
