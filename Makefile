@@ -10,7 +10,7 @@ CODE   := configuration modeling_ntlbg processors ntlbg tests
 AV_TESTS := $(addprefix tests/test_,decoding.py exactness.py sources.py select_frames.py processors.py batch_decoding.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-av quality style tiny tiny-package tiny-smoke bench bench-tiny clean
+.PHONY: help demo test test-av quality style tiny tiny-package tiny-smoke bench bench-tiny bench-selectors bench-decode clean
 
 help:                   ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
@@ -51,7 +51,7 @@ tiny-package: $(STAMP)  ## give checkpoints/ntlbg-tiny today's code and card, af
 tiny-smoke: $(STAMP)    ## the same recipe at a tiny scale, in two minutes
 	$(BIN)/python -m ntlbg.training.tiny_recipe --smoke
 
-bench: bench-tiny bench-selectors ## rebuild docs/benchmarks
+bench: bench-tiny bench-selectors bench-decode ## rebuild docs/benchmarks
 
 bench-tiny: $(STAMP)    ## selectors side by side on 400 unseen videos, and the demo's setting over 50 (about an hour)
 	$(BIN)/python -m ntlbg.evaluation.world_benchmark --videos 400 --out docs/benchmarks/tiny --readme README.md
@@ -60,6 +60,10 @@ bench-tiny: $(STAMP)    ## selectors side by side on 400 unseen videos, and the 
 bench-selectors: $(STAMP) ## every frame selector on synthetic worlds of descriptors (about 15 minutes; VIDEOS=folder: on films cut from it, too)
 	$(BIN)/python -m ntlbg.evaluation.selector_bench --videos 20 --out docs/benchmarks/selectors
 	$(if $(VIDEOS),$(BIN)/python -m ntlbg.evaluation.footage_bench $(VIDEOS) --out docs/benchmarks/selectors_footage)
+
+bench-decode: $(STAMP)  ## decoding beside torchcodec and decord, two passes beside a grid, on films made here (about 40 minutes)
+	-$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(BIN)/python -m ntlbg.evaluation.decode_bench --films build/films --out docs/benchmarks/decode
 
 clean:                  ## remove the environment and everything made
 	rm -rf $(VENV) build out *.egg-info

@@ -12,6 +12,7 @@ from PIL import Image
 from ntlbg.cli import main
 from ntlbg.probe import probe
 from ntlbg.processors.video_decoding_ntlbg import ImageFiles, VideoClip, VideoError, VideoFile
+from ntlbg.processors.video_walk_ntlbg import VideoWalk
 
 
 av.logging.set_level(None)
@@ -82,8 +83,8 @@ def test_what_it_says_of_odd_files_is_so(folder, name):
 @pytest.mark.parametrize("rate", [0.5, 2, 100])
 def test_the_packets_it_announces_are_those_that_get_decoded(folder, name, rate, monkeypatch):
     path, fed = made(folder, name), []
-    decode = VideoFile._decode
-    monkeypatch.setattr(VideoFile, "_decode", lambda self, packet: (fed.append(packet), decode(self, packet))[1])
+    decode = VideoWalk._decode
+    monkeypatch.setattr(VideoWalk, "_decode", lambda self, packet: (fed.append(packet), decode(self, packet))[1])
     plan = probe(path, candidate_fps=rate).plan
     fed.clear()
     with VideoFile(path) as video:
