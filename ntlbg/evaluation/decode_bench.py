@@ -95,14 +95,15 @@ class Measurer:
             self.path.write_text(json.dumps({"key": self.key, "measured": self.measured}))
         return self.measured[name]
 
-    def lend_ffmpeg(self) -> str:
+    def lend_ffmpeg(self, film: str) -> str:
         """Makes torchcodec find the FFmpeg in PyAV's wheel where it finds none; says which one it runs with.
 
         Raises:
             RuntimeError: it runs with neither.
         """
+        job = {"task": "grid", "film": film, "count": 1, "library": "torchcodec"}
         try:
-            self.run({"task": "grid", "film": COMPARED[0], "count": 1, "library": "torchcodec"})
+            self.run(job)
             return "FFmpeg of this system"
         except RuntimeError:
             import av
@@ -117,7 +118,7 @@ class Measurer:
             self.environment["LD_LIBRARY_PATH"] = os.pathsep.join(
                 [str(links.resolve()), str(wheel), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
             )
-            self.run({"task": "grid", "film": COMPARED[0], "count": 1, "library": "torchcodec"})
+            self.run(job)
             return "the FFmpeg in PyAV's wheel, the one that ours runs with"
 
 
@@ -128,15 +129,18 @@ def _version(name: str) -> str | None:
         return None
 
 
-def usable(measurer: Measurer) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The libraries that run here, and for each of the others in one line why it does not."""
+def usable(measurer: Measurer, film: str) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The libraries that run here, and for each of the others in one line why it does not; tried on `film`."""
     notes = {}
     for library in LIBRARIES[1:]:
+        if _version(library) is None:
+            notes[library] = "not measured: it is not installed"
+            continue
         try:
             if library == "torchcodec":
-                notes[library] = f"{_version(library)} with {measurer.lend_ffmpeg()}"
+                notes[library] = f"{_version(library)} with {measurer.lend_ffmpeg(film)}"
             else:
-                measurer.run({"task": "grid", "film": COMPARED[0], "count": 1, "library": library})
+                measurer.run({"task": "grid", "film": film, "count": 1, "library": library})
                 notes[library] = f"{_version(library)} with the FFmpeg in its wheel"
         except RuntimeError as error:
             notes[library] = f"not measured: {error}"
@@ -165,6 +169,20 @@ def compare_looks(rows: list[dict]) -> None:
         row["differs"] = float(np.abs(look - ours[row["film"], row["count"]]).mean())
 
 
+def measure(measurer: Measurer, jobs: list[dict], turns: int) -> list[dict]:
+    """All jobs, turn after turn: a row each."""
+    rounds = []
+    with tqdm(total=turns * len(jobs), desc="measure") as bar:
+        for turn in range(turns):
+            rounds.append([])
+            for job in jobs:
+                rounds[-1].append(measurer.kept(job, turn))
+                bar.update()
+    rows = summary(jobs, rounds)
+    compare_looks(rows)
+    return rows
+
+
 def main() -> None:
     """Run the bench and write <out>.json, <out>.md and <out>.png."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -181,24 +199,14 @@ def main() -> None:
         print(f"film {name}", file=sys.stderr)
         events[name] = [vars(event) for event in make_film(film, arguments.films)[1]]
     measurer = Measurer(arguments.films)
-    libraries, notes = usable(measurer)
-    jobs = plan(FILMS, COMPARED, arguments.counts, libraries)
-    with tqdm(total=arguments.rounds * len(jobs), desc="measure") as bar:
-        rounds = []
-        for turn in range(arguments.rounds):
-            rounds.append([])
-            for job in jobs:
-                rounds[-1].append(measurer.kept(job, turn))
-                bar.update()
-    rows = summary(jobs, rounds)
-    compare_looks(rows)
+    libraries, notes = usable(measurer, COMPARED[0])
     result = {
         "films": {name: vars(film) for name, film in FILMS.items()},
         "events": events,
         "libraries": {"ours": f"PyAV {_version('av')}", **notes},
         "rounds": arguments.rounds,
         "found_by": FOUND_BY,
-        "rows": rows,
+        "rows": measure(measurer, plan(FILMS, COMPARED, arguments.counts, libraries), arguments.rounds),
         "command": " ".join(["python -m ntlbg.evaluation.decode_bench", *sys.argv[1:]]),
         "commit": current_commit(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
