@@ -1,4 +1,4 @@
-"""The decoder bench on a tiny film: it measures, keeps what it measured, names what is missing, lists what it missed."""
+"""The decoder bench on a tiny film: it measures, keeps that, names what is missing, lists what was missed."""
 
 import copy
 import sys
