@@ -65,7 +65,8 @@ class Measurer:
         self.folder, self.path = folder, folder / "measured.json"
         here = Path(__file__).parent
         processors = here.parents[1] / "processors"
-        code = [here / "decode_jobs.py", *sorted(processors.glob("video_*.py"))]
+        decoding = sorted(set(processors.glob("video_*.py")) - {processors / "video_processing_ntlbg.py"})
+        code = [here / "decode_jobs.py", *decoding]
         versions = [_version(name) for name in ("av", "torchcodec", "decord", "torch")]
         told = json.dumps([versions, *(hashlib.sha256(path.read_bytes()).hexdigest() for path in code)])
         # what other code measured is not taken up again
