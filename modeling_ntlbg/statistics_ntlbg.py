@@ -23,6 +23,15 @@ class StatisticsMixin:
     # Not a buffer: DistributedDataParallel overwrites those with the first process's.
     _pending_statistics: torch.Tensor | None = None
 
+    def _apply(self, fn, recurse=True):
+        # As of the selector: in half precision a step of 1 % would round to none.
+        before = {name: getattr(self, name) for name in ("expected_mean", "expected_variance")}
+        super()._apply(fn, recurse)
+        for name, value in before.items():
+            if getattr(self, name).dtype != value.dtype:
+                setattr(self, name, value.to(getattr(self, name).device))
+        return self
+
     @property
     def statistics_seen(self) -> bool:
         """Whether any token was ever folded in; until then there is nothing to compare with."""

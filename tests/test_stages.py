@@ -4,7 +4,8 @@ import pytest
 import torch
 from tiny_models import tiny_model
 from tiny_parts import FAMILIES, tiny_tokenizer
-from training_parts import make_trainer, open_model
+from training_parts import Collator, make_trainer, mixed_rows, open_model
+from transformers import AutoModelForImageTextToText
 
 from ntlbg.training.arguments import LANGUAGE_MODEL_PROJECTIONS
 from ntlbg.training.lora import with_lora
@@ -99,3 +100,23 @@ def test_adapters_taken_up_again_are_the_run_that_never_stopped(tmp_path):
     assert after == pytest.approx(before, rel=1e-6)
     for name, value in whole.model.state_dict().items():
         torch.testing.assert_close(again.model.state_dict()[name], value, rtol=1e-6, atol=1e-7, msg=name)
+
+
+def test_the_runs_folder_holds_the_model_with_its_adapters_added_in(tmp_path):
+    model = lora(open_model(), "end_to_end")
+    trainer = make_trainer(tmp_path, model=model, stage="end_to_end", max_steps=3, save_strategy="steps", save_steps=3)
+    trainer.train()
+    trainer.save_model()
+    assert (tmp_path / "checkpoint-3" / "adapter_model.safetensors").is_file()
+    assert not list(tmp_path.glob("adapter_*"))
+    loaded = AutoModelForImageTextToText.from_pretrained(tmp_path).eval()
+    assert loaded.config.selector_trained
+    assert not any(".lora_" in name for name, _ in loaded.named_parameters())
+    batch = Collator(tiny_tokenizer())(mixed_rows(tiny_tokenizer())[:3])
+    with torch.no_grad():
+        ours, theirs = model.eval()(**batch), loaded(**batch)
+    torch.testing.assert_close(theirs.logits, ours.logits, rtol=1e-4, atol=1e-4)
+    for name in ("task", "ntlbg", "align", "context", "evidence"):
+        torch.testing.assert_close(
+            getattr(theirs, f"{name}_loss"), getattr(ours, f"{name}_loss"), rtol=1e-4, atol=1e-4
+        )

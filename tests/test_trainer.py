@@ -47,6 +47,23 @@ def test_a_batch_of_eight_and_four_of_two_have_the_same_gradients(component, tmp
         assert cut_logs[f"loss_{name}"] == pytest.approx(logs[f"loss_{name}"], rel=1e-5)
 
 
+@pytest.mark.parametrize("stage", ["selection", "end_to_end"])
+def test_activation_checkpointing_changes_no_gradient(stage, tmp_path):
+    plain, _ = one_step(tmp_path, "task", stage=stage)
+    saved, _ = one_step(tmp_path, "task", stage=stage, activation_checkpointing=True)
+    for name, value in plain.items():
+        torch.testing.assert_close(saved[name], value, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_training_in_half_precision_keeps_the_selector_and_the_losses_in_full(tmp_path):
+    trainer = make_trainer(tmp_path, model=open_model().bfloat16(), stage="joint", bf16=True, max_steps=2)
+    trainer.train()
+    for line in trainer.state.log_history[:2]:
+        assert all(math.isfinite(value) for name, value in line.items() if name.startswith("loss"))
+    assert trainer.model.vlm.lm_head.weight.dtype == torch.bfloat16
+    assert trainer.model.selector.kappa.dtype == trainer.model.expected_mean.dtype == torch.float32
+
+
 @pytest.mark.parametrize("every", [1, 3])
 def test_logged_components_times_weights_sum_to_the_logged_loss(every, tmp_path):
     trainer = make_trainer(

@@ -1,7 +1,9 @@
-"""LoRA around an NTLBG model: adapters in the language model, all else that a stage trains saved beside them."""
+"""LoRA around an NTLBG model: adapters in the language model, all else that a stage trains saved beside them; and the
+model that comes of it, without adapters."""
 
 import re
 
+import torch
 from torch import nn
 
 from ntlbg.training.stages import OWN_PARTS, part_of
@@ -46,6 +48,34 @@ def with_lora(
     return get_peft_model(model, config)
 
 
+def merged_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
+    r"""
+    The weights of the NTLBG model inside a `PeftModel`, adapters added in, under that model's own names; the model
+    itself stays as it is.
+
+    Raises:
+        ValueError: the weights are quantized (an adapter cannot be added to them), or are spread over processes.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    inner, adapter = model.get_base_model(), model.active_adapter
+    layers = {name: module for name, module in inner.named_modules() if isinstance(module, LoraLayer)}
+    merged = {}
+    for name, value in inner.state_dict().items():
+        if ".original_module." in name or ".lora_" in name:
+            continue
+        layer = layers.get(name.removesuffix(".base_layer.weight"))
+        if layer is not None:
+            if not value.is_floating_point() or value.shape != (layer.out_features, layer.in_features):
+                raise ValueError(
+                    f"The adapter of {name!r} cannot be added to weights of type {value.dtype} and shape "
+                    f"{tuple(value.shape)}; load the base unquantized and whole, and the adapters onto it."
+                )
+            value = (value.float() + layer.get_delta_weight(adapter).float()).to(value.dtype)
+        merged[name.replace(f".modules_to_save.{adapter}.", ".").replace(".base_layer.", ".")] = value
+    return merged
+
+
 def _mergers(model: nn.Module) -> list[str]:
     """The modules that turn the vision tower's features into visual tokens; lists of them one by one."""
     names = []
@@ -56,4 +86,4 @@ def _mergers(model: nn.Module) -> list[str]:
     return names
 
 
-__all__ = ["with_lora"]
+__all__ = ["merged_state_dict", "with_lora"]

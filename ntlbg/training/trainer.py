@@ -12,19 +12,26 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 from transformers.integrations import is_deepspeed_zero3_enabled
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, has_length
+from transformers.utils import logging
 
 from ntlbg.modeling_ntlbg.adapters_ntlbg import VideoFeatures
 from ntlbg.training.answer_scoring import AnswerScores, score_answer
 from ntlbg.training.arguments import NTLBGTrainingArguments
+from ntlbg.training.collator import NTLBGDataCollator
 from ntlbg.training.log_window import LogWindow
+from ntlbg.training.lora import merged_state_dict
 from ntlbg.training.loss_counts import count_losses
 from ntlbg.training.loss_schedule import LOSSES, loss_weights
 from ntlbg.training.run_card import run_card
 from ntlbg.training.stages import OWN_PARTS, apply_stage, part_of
 
 
+logger = logging.get_logger(__name__)
+
+# Adapters' checkpoints hold no buffers.
 STATISTICS_NAME = "align_statistics.safetensors"
+_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", STATISTICS_NAME)
 _ALWAYS_REACHED = ("language_model", "embeddings")
 
 
@@ -202,6 +209,8 @@ class NTLBGTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None):
         if "loss" in logs and self._window.steps:
             logs.update(self._window.close(self._sum_lists))
+            if isinstance(self.data_collator, NTLBGDataCollator):
+                logs["bad_rows"] = self._sum_lists([self.data_collator.bad_rows.bad])[0]
         super().log(logs, start_time)
 
     # -- evaluation ----------------------------------------------------------------------------------------------
@@ -219,7 +228,7 @@ class NTLBGTrainer(Trainer):
         return self._rows_once(test_dataset, self.data_collator)
 
     def _rows_once(self, dataset, collator) -> DataLoader:
-        rows = dataset if hasattr(dataset, "__len__") else list(dataset)
+        rows = dataset if has_length(dataset) else list(dataset)
         size, processes = self.args.per_device_eval_batch_size, self.accelerator.num_processes
         mine = range(self.accelerator.process_index, len(rows), processes)
         batches = [list(mine[start : start + size]) for start in range(0, len(mine), size)]
@@ -292,16 +301,35 @@ class NTLBGTrainer(Trainer):
     # -- checkpoints ---------------------------------------------------------------------------------------------
 
     def _save(self, output_dir=None, state_dict=None):
-        super()._save(output_dir, state_dict)
-        if self.args.should_save and self.model is not _inner_model(self.model):
-            # Adapters are saved without the model's buffers.
-            model = self.ntlbg_model
-            statistics = {name: getattr(model, name).cpu() for name in ("expected_mean", "expected_variance")}
-            save_file(statistics, Path(output_dir or self.args.output_dir) / STATISTICS_NAME)
+        """A checkpoint of a model with adapters holds these, to go on from; the run's own folder the whole model with
+        the adapters added in, which loads anywhere."""
+        folder = Path(output_dir or self.args.output_dir)
+        super()._save(str(folder), state_dict)
+        if self.model is self.ntlbg_model or not self.args.should_save:
+            return
+        if folder == Path(self.args.output_dir):
+            try:
+                merged = merged_state_dict(self.model)
+            except ValueError as error:
+                logger.warning(f"Only the adapters were saved. {error}")
+            else:
+                self.ntlbg_model.save_pretrained(folder, state_dict=merged)
+                for name in _ADAPTER_FILES:
+                    (folder / name).unlink(missing_ok=True)
+                return
+        statistics = {name: getattr(self.ntlbg_model, name).cpu() for name in ("expected_mean", "expected_variance")}
+        save_file(statistics, folder / STATISTICS_NAME)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        path = Path(resume_from_checkpoint) / STATISTICS_NAME
+        self._load_statistics(resume_from_checkpoint)
+
+    def _load_best_model(self):
+        super()._load_best_model()
+        self._load_statistics(self.state.best_model_checkpoint)
+
+    def _load_statistics(self, folder):
+        path = Path(folder) / STATISTICS_NAME
         if path.is_file():
             for name, value in load_file(path).items():
                 getattr(self.ntlbg_model, name).copy_(value)
