@@ -146,6 +146,7 @@ def test_the_selector_has_a_learning_rate_of_its_own(tmp_path):
         own = {names[id(value)].split(".")[0] != "vlm" for value in group["params"]}
         assert own == {group["lr"] == 5e-3}
     assert {group["weight_decay"] for group in groups} == {0.0, 0.1}
+    assert trainer.create_optimizer() is trainer.optimizer  # as a second call of `train` does
     grouped = [id(value) for group in groups for value in group["params"]]
     assert sorted(grouped) == sorted(id(value) for value in trainer.model.parameters() if value.requires_grad)
 
@@ -219,11 +220,13 @@ def test_the_card_says_what_was_trained_and_only_what_the_run_measured(tmp_path)
     assert f"| language model | 0 | {trainer.stage_summary.frozen['language_model']:,} | not in the stage" in card
     assert f"{trainer.state.log_history[0]['loss_task']:.6g}" in card
     loss = trainer.evaluate()["eval_loss"]
-    trainer.create_model_card(model_name="mine", tags="own-tag")
+    trainer.create_model_card(model_name="mine", tags="own-tag", dataset=["someone/questions", "/data/mine.jsonl"])
     card = (tmp_path / "README.md").read_text()
     assert "Nothing was evaluated." not in card
     assert f"| loss | {loss:.6g} |" in card
     assert "own-tag" in card
+    assert "datasets:\n- someone/questions\n---" in card
+    assert "on `someone/questions`, `/data/mine.jsonl`." in card
     assert "# mine" in card
 
 

@@ -1,6 +1,7 @@
 """The card of a trained model: what was trained, how, and what the run itself measured."""
 
 import re
+from pathlib import Path
 
 import torch
 import transformers
@@ -9,7 +10,7 @@ import yaml
 from ntlbg.training.loss_schedule import LOSSES
 
 
-def run_card(trainer, model_name: str, tags: list[str]) -> str:
+def run_card(trainer, model_name: str, tags: list[str], datasets: list[str]) -> str:
     r"""
     README.md of a finished (or running) [`NTLBGTrainer`], with the Hub's front matter.
 
@@ -23,8 +24,10 @@ def run_card(trainer, model_name: str, tags: list[str]) -> str:
         "tags": sorted({"ntlbg", "long-video", "frame-selection", *tags}),
     }
     # A folder of the training machine means nothing to a reader.
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", base):
+    if _is_hub_name(base):
         front["base_model"] = base
+    if public := [name for name in datasets if _is_hub_name(name)]:
+        front["datasets"] = public
     lines = ["---", yaml.safe_dump(front, sort_keys=False).strip(), "---", "", f"# {model_name}", ""]
     lines += [
         "A vision-language model behind a selector of representative frames: it answers from the k groups of frames "
@@ -39,7 +42,8 @@ def run_card(trainer, model_name: str, tags: list[str]) -> str:
         "",
         "## What was trained",
         "",
-        f"Stage `{summary.stage}`, {state.global_step} of {state.max_steps} optimizer steps.",
+        f"Stage `{summary.stage}`, {state.global_step} of {state.max_steps} optimizer steps"
+        + (f", on {', '.join(f'`{name}`' for name in datasets)}." if datasets else "."),
         "",
         "| part | trained values | frozen values | why frozen |",
         "|---|---|---|---|",
@@ -60,6 +64,10 @@ def run_card(trainer, model_name: str, tags: list[str]) -> str:
         lines += ["Nothing was evaluated.", ""]
     lines += [f"transformers {transformers.__version__}, torch {torch.__version__}.", ""]
     return "\n".join(lines)
+
+
+def _is_hub_name(name: str) -> bool:
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not Path(name).exists()
 
 
 def _settings(trainer) -> dict:

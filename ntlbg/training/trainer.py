@@ -84,7 +84,7 @@ class NTLBGTrainer(Trainer):
         super().__init__(model=model, args=args, **kwargs)
         self.loss_is_scaled_for_ga = True
         self._window = LogWindow()
-        self._eval_sums = None
+        self._has_own_groups = False
         self._not_always_reached = [
             parameter
             for name, parameter in model.named_parameters()
@@ -112,12 +112,12 @@ class NTLBGTrainer(Trainer):
 
     def create_optimizer(self, model=None):
         """With `selector_learning_rate` the selector, rich points and transition are groups of their own."""
-        made_before = self.optimizer is not None
+        given = self.optimizer is not None
         optimizer = super().create_optimizer(model)
         rate = self.args.selector_learning_rate
-        if rate is None:
+        if rate is None or self._has_own_groups:
             return optimizer
-        if made_before:
+        if given:
             raise ValueError(
                 f"`selector_learning_rate` is {rate}, but the optimizer was made elsewhere (by the caller or by the "
                 "DeepSpeed config); set the rates there, or take its optimizer out."
@@ -131,6 +131,7 @@ class NTLBGTrainer(Trainer):
                 if part:
                     groups.append({**group, "params": part, "lr": learning_rate})
         optimizer.param_groups = groups
+        self._has_own_groups = True
         return optimizer
 
     def fold_statistics(self):
@@ -334,11 +335,11 @@ class NTLBGTrainer(Trainer):
             for name, value in load_file(path).items():
                 getattr(self.ntlbg_model, name).copy_(value)
 
-    def create_model_card(self, model_name: str | None = None, tags=None, **kwargs):
-        """Write README.md: what was trained, how, and what this run measured, and nothing else."""
+    def create_model_card(self, model_name: str | None = None, tags=None, dataset=None, **kwargs):
+        """Write README.md: what was trained, on what and how, and what this run measured, and nothing else."""
         if self.is_world_process_zero():
-            tags = [tags] if isinstance(tags, str) else list(tags or ())
-            card = run_card(self, model_name or Path(self.args.output_dir).name, tags)
+            tags, datasets = ([names] if isinstance(names, str) else list(names or ()) for names in (tags, dataset))
+            card = run_card(self, model_name or Path(self.args.output_dir).name, tags, datasets)
             (Path(self.args.output_dir) / "README.md").write_text(card, encoding="utf-8")
 
 
