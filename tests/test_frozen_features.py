@@ -315,8 +315,11 @@ def test_a_pass_that_was_killed_in_a_write_is_taken_up_again(tmp_path):
     assert killed.exitcode == -signal.SIGKILL
     before = entries(folder)
     assert len(before) == 1
+    (part,) = folder.glob("*/*.part")
+    os.utime(part, (0, 0))
     prepared = FrozenFeatures(folder, *parts()).prepare(load_qa(path), progress=False)
     assert (prepared.made, prepared.kept) == (2, 1)
     after = entries(folder)
     assert len(after) == 3
     assert before.items() <= after.items()
+    assert not part.exists()

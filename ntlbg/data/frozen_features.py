@@ -26,7 +26,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from ntlbg.data.bad_rows import TOLD
 from ntlbg.data.batch_decoding import decode_videos
 from ntlbg.data.qa_records import BadRow, TooManyBadRows, video_source
-from ntlbg.data.video_entries import DamagedEntry, VideoEntry, read_entry, write_entry, write_text
+from ntlbg.data.video_entries import DamagedEntry, VideoEntry, read_entry, remove_abandoned, write_entry, write_text
 from ntlbg.errors import InputError, first_sentence
 from ntlbg.fingerprints import code_digest, content_digest, hash_of, library_versions, weights_digests
 from ntlbg.processors.video_download_ntlbg import is_address
@@ -113,6 +113,7 @@ class FrozenFeatures:
             )
         with _whole(tower):
             self.fingerprint = _fingerprint(tower, processor)
+        self._entries = self.folder / self.fingerprint[:32]
         self._contents: dict[str, str] = {}
         self._model: nn.Module | None = model
         self._processor = processor
@@ -158,6 +159,7 @@ class FrozenFeatures:
                 "a feature cache has to know all videos before the run, but a stream was given; load the data without "
                 "streaming, or leave out the feature cache"
             ) from error
+        remove_abandoned(self._entries)
         videos = _distinct(rows)
         mine, others = videos[rank::world_size], [v for i, v in enumerate(videos) if i % world_size != rank]
         # In another order in each process, so that those that are done early do not take over the same videos.
@@ -308,7 +310,7 @@ class FrozenFeatures:
         return hash_of([content, row.get("clip"), self.fingerprint])
 
     def _entry(self, key: str) -> Path:
-        return self.folder / self.fingerprint[:32] / f"{key}.safetensors"
+        return self._entries / f"{key}.safetensors"
 
     def _is_kept(self, row: dict) -> bool:
         try:

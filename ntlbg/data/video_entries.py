@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import secrets
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from ntlbg.fingerprints import hash_of, tensor_digest
 from ntlbg.modeling_ntlbg.adapters_ntlbg import VideoFeatures
 from ntlbg.processors.video_source_ntlbg import CandidateFrames
 
+
+ABANDONED_SECONDS = 3600.0
 
 # Fields of `CandidateFrames` that are no arrays.
 _FACTS = ("fps", "total_num_frames", "duration", "height", "width", "name", "warnings")
@@ -104,6 +107,14 @@ def write_text(path: Path, text: str) -> None:
     _put(path, lambda part: part.write_text(text))
 
 
+def remove_abandoned(folder: Path) -> None:
+    """Remove what writers left that were killed; those that live write at least once in `ABANDONED_SECONDS`."""
+    for part in folder.glob("*.part"):
+        with contextlib.suppress(OSError):
+            if time.time() - part.stat().st_mtime > ABANDONED_SECONDS:
+                part.unlink()
+
+
 def _put(path: Path, write: Callable[[Path], Any]) -> None:
     part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
     try:
@@ -146,4 +157,4 @@ def read_entry(path: Path, key: str) -> VideoEntry:
     return VideoEntry(features, tensors["grid"], tensors["indices"], tensors["timestamps"], told["facts"])
 
 
-__all__ = ["DamagedEntry", "VideoEntry", "read_entry", "write_entry", "write_text"]
+__all__ = ["DamagedEntry", "VideoEntry", "read_entry", "remove_abandoned", "write_entry", "write_text"]
