@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+import re
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -16,15 +16,25 @@ import av
 import torch
 
 
+_IMPORT = re.compile(rb"^\s*from (ntlbg\.[\w.]+) import", re.MULTILINE)
 _LIBRARIES = ("av", "numpy", "pillow", "torch", "torchvision", "transformers")
 
 
-def code_digest(modules: Iterable[str]) -> str:
-    """Of the source text of these modules; to be read when a module is imported, since files may be edited later."""
+def code_digest(*modules: str) -> str:
+    """Of the source text of these modules and of all of this library that they import, however indirectly.
+
+    To be taken on import: files may be edited later, while the process goes on with what it has loaded.
+    """
+    sources: dict[str, bytes] = {}
+    names = list(modules)
+    while names:
+        name = names.pop()
+        if name not in sources and (spec := find_spec(name)) is not None:
+            sources[name] = spec.loader.get_data(spec.origin)
+            names += [found.decode() for found in _IMPORT.findall(sources[name])]
     digest = hashlib.sha256()
-    for name in modules:
-        spec = find_spec(name)
-        digest.update(spec.loader.get_data(spec.origin))
+    for name in sorted(sources):
+        digest.update(sources[name])
     return digest.hexdigest()
 
 

@@ -1,6 +1,7 @@
 """Features kept of a frozen tower: the same losses and gradients, no video opened, nothing stale, nothing torn."""
 
 import copy
+import importlib.util
 import multiprocessing
 import os
 import pickle
@@ -15,6 +16,7 @@ from tiny_models import tiny_model
 from tiny_parts import FAMILIES
 from torch.utils.data import DataLoader
 
+from ntlbg import fingerprints
 from ntlbg.data import video_entries
 from ntlbg.data.frozen_features import FrozenFeatures, Prepared
 from ntlbg.data.qa_dataset import load_qa
@@ -160,6 +162,20 @@ def test_whatever_decides_the_features_makes_others(tmp_path):
     saved = NTLBGForConditionalGeneration.from_pretrained(tmp_path / "saved")
     saved.requires_grad_(False)
     assert FrozenFeatures(tmp_path, saved, processor).fingerprint == names["as it is"]
+
+
+def test_a_change_of_any_code_that_a_video_runs_through_makes_others(tmp_path, monkeypatch):
+    for name, text in {"a": "from ntlbg.b import x\n", "b": "    from ntlbg.c import y\n", "c": "y = 1\n"}.items():
+        (tmp_path / f"{name}.py").write_text(text)
+
+    def found(name):
+        return importlib.util.spec_from_file_location(name, tmp_path / f"{name.removeprefix('ntlbg.')}.py")
+
+    monkeypatch.setattr(fingerprints, "find_spec", found)
+    before = fingerprints.code_digest("ntlbg.a")
+    assert before == fingerprints.code_digest("ntlbg.b", "ntlbg.a")
+    (tmp_path / "c.py").write_text("y = 2\n")
+    assert fingerprints.code_digest("ntlbg.a") != before
 
 
 def test_a_copy_of_a_video_hits_and_another_video_under_its_name_does_not(tmp_path):

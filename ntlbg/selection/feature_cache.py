@@ -45,23 +45,8 @@ ABANDONED_SECONDS = 3600.0
 _ENTRY = re.compile(r"[0-9a-f]{64}\.features")
 _PART = re.compile(r"[0-9a-f]{64}\.[0-9a-f]{16}\.part")
 
-# What a look at a video runs through: a change of any of these files makes other entries.
-_CODE = (
-    "ntlbg.fingerprints",
-    "ntlbg.modeling_ntlbg.scorer_ntlbg",
-    "ntlbg.processors.dual_encoder_ntlbg",
-    "ntlbg.processors.video_decoding_ntlbg",
-    "ntlbg.processors.video_index_ntlbg",
-    "ntlbg.processors.video_reader_ntlbg",
-    "ntlbg.processors.video_source_ntlbg",
-    "ntlbg.selection.descriptors",
-    "ntlbg.selection.encoders",
-    "ntlbg.selection.feature_cache",
-)
-
-
-# Read now: later the files may have been edited, while this process goes on with what it has loaded.
-_CODE_DIGEST = code_digest(_CODE)
+# A change of anything a look at a video runs through makes other entries.
+_CODE_DIGEST = code_digest("ntlbg.selection.descriptors", "ntlbg.selection.feature_cache")
 
 _TENSORS = {
     "descriptors": (torch.float32, 2),
