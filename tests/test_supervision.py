@@ -163,6 +163,17 @@ def test_the_first_tokens_ever_are_copied_and_later_ones_folded_with_momentum():
     assert torch.equal(model.expected_mean, before)
 
 
+def test_a_step_with_an_overflow_leaves_the_statistics_as_they_are():
+    model = open_model()
+    before = model.expected_mean.clone()
+    model.observe_tokens(torch.full((3, 2, 64), torch.inf))
+    model.fold_statistics()
+    assert torch.equal(model.expected_mean, before)
+    model.observe_tokens(torch.ones(3, 2, 64))
+    model.fold_statistics()
+    assert not torch.equal(model.expected_mean, before)
+
+
 def test_it_does_not_matter_how_a_steps_tokens_are_cut_or_shared_out():
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randn(10, 2, 64, generator=generator)

@@ -66,7 +66,8 @@ class StatisticsMixin:
         if reduce is not None:
             sums = reduce(sums)
         count = sums[0]
-        if not count:
+        # A single overflow in half precision, whose step is skipped, would stay in the running values for ever.
+        if not count or not sums.isfinite().all():
             return
         mean, square = (sums[1:] / count).chunk(2)
         step = 1 - MOMENTUM if self.statistics_seen else 1.0
