@@ -1,0 +1,193 @@
+"""The memory of real training steps, in a process of its own: `python -m ntlbg.evaluation.memory_run CASE.json`.
+
+A random-weight model of the real classes, the model's own forward and backward, AdamW. Prints one JSON object. What
+counts is VmHWM, the kernel's high-water mark of resident memory, less what was resident when the libraries had been
+imported and had done one step of a tiny model (they import and allocate lazily); the mark is reset there.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from transformers import AutoConfig
+
+from ntlbg.configuration.configuration_ntlbg import NTLBGConfig
+from ntlbg.modeling_ntlbg.adapters_ntlbg import VideoFeatures
+from ntlbg.modeling_ntlbg.modeling_ntlbg import NTLBGForConditionalGeneration
+from ntlbg.training.memory import Job
+from ntlbg.training.model_shapes import ModelShape, shape_of_config
+
+
+_TEXT, _VIDEO, _START, _END = 20, 3, 4, 5
+LANGUAGE_LINEAR = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+
+
+def base_config(case: dict):
+    """transformers' configuration of the case's base model."""
+    text, vision, family = case["text"], case["vision"], case["family"]
+    head_dim = text["hidden_size"] // text["num_attention_heads"]
+    section = [head_dim // 2 - 2 * (head_dim // 6), head_dim // 6, head_dim // 6]
+    text = {
+        **text,
+        "max_position_embeddings": 65536,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": section},
+        "pad_token_id": 0,
+        "bos_token_id": None,
+        "eos_token_id": 1,
+    }
+    if family == "qwen3_vl":
+        text["head_dim"] = head_dim
+    return AutoConfig.for_model(
+        family,
+        text_config=text,
+        vision_config=vision,
+        image_token_id=6,
+        video_token_id=_VIDEO,
+        vision_start_token_id=_START,
+        vision_end_token_id=_END,
+        tie_word_embeddings=case.get("tied", False),
+    )
+
+
+def build(case: dict) -> tuple[NTLBGForConditionalGeneration, ModelShape, Job]:
+    """The model of a case, with what its stage trains, and what the estimator is told of it."""
+    torch.manual_seed(0)
+    job = Job(**case["job"])
+    base = base_config(case)
+    base._attn_implementation = job.attention
+    config = NTLBGConfig(
+        base_config=base,
+        num_representatives=job.representatives,
+        selector_trained=True,
+        ntlbg_weight=1.0,
+        align_weight=1.0,
+        context_weight=1.0,
+        vision_chunk_groups=job.chunk_groups,
+        selector_size=job.selector_size,
+        context_size=job.context_size,
+        covariance_rank=job.covariance_rank,
+    )
+    model = NTLBGForConditionalGeneration(config).train()
+    shape = shape_of_config(base)
+    if job.lora_r:
+        model.requires_grad_(False)
+        lora = LoraConfig(r=job.lora_r, lora_alpha=2 * job.lora_r, target_modules=LANGUAGE_LINEAR, lora_dropout=0.0)
+        inject_adapter_in_model(lora, model.vlm)
+    else:
+        model.vlm.requires_grad_(job.stage != "selection")
+        model.vlm.model.visual.requires_grad_(job.stage == "end_to_end")
+    for part in (model.selector, model.rich_points, model.transition):
+        part.requires_grad_(True)
+    if job.checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model, shape, job
+
+
+def batch(shape: ModelShape, job: Job) -> dict:
+    """Random inputs as the processor and the collator make them."""
+    vision = shape.vision
+    height, width = (side // vision.patch for side in (job.height, job.width))
+    groups, per_group = job.groups(shape), job.tokens_per_group(shape)
+    picture = [_START, *[_VIDEO] * per_group, _END]
+    if shape.family == "qwen3_vl":
+        video = [token for _ in range(groups) for token in [*[_TEXT] * job.group_text(shape), *picture]]
+    else:
+        video = [_START, *[_VIDEO] * (groups * per_group), _END]
+    text = torch.randint(_TEXT, shape.vocabulary, (job.text_tokens,)).tolist()
+    ids = torch.tensor([text[: len(text) // 2] + video + text[len(text) // 2 :]] * job.batch)
+    labels = torch.full_like(ids, -100)
+    labels[:, -job.answer_tokens :] = ids[:, -job.answer_tokens :]
+    inputs = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "labels": labels,
+        "mm_token_type_ids": (ids == _VIDEO).int() * 2,
+        "video_grid_thw": torch.tensor([[groups, height, width]] * job.batch),
+        "query_input_ids": ids[:, -16:],
+        "query_attention_mask": torch.ones_like(ids[:, -16:]),
+        "group_timestamps": torch.arange(groups).float().repeat(job.batch),
+    }
+    if job.cached_features:
+        inputs["video_features"] = [
+            VideoFeatures(
+                torch.randn(groups, per_group, shape.hidden),
+                [torch.randn(groups, per_group, shape.hidden) for _ in range(vision.deepstack)],
+            )
+            for _ in range(job.batch)
+        ]
+    else:
+        patches = job.batch * groups * height * width
+        inputs["pixel_values_videos"] = torch.randn(patches, vision.pixels_per_patch)
+    return inputs
+
+
+def train(case: dict, steps: int = 2) -> dict:
+    """Train `steps` optimizer steps; seconds of the last one and parameters."""
+    model, shape, job = build(case)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=job.optimizer == "adamw_torch_fused")
+    inputs = batch(shape, job)
+    for _ in range(steps):
+        start = time.perf_counter()
+        for _ in range(job.accumulation):
+            # As the Trainer: the outputs are gone when the backward pass begins.
+            loss = model(**inputs, use_cache=False).loss
+            (loss / job.accumulation).backward()
+            del loss
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        seconds = time.perf_counter() - start
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "trained": sum(parameter.numel() for parameter in trained),
+        "step_seconds": seconds,
+    }
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field + ":")) * 1024
+
+
+def measure(case: dict) -> dict:
+    """Bytes at the peak above the baseline, beside what `train` returns."""
+    torch.set_num_threads(1)
+    train(WARM_UP)
+    baseline = {name: _status(name) for name in ("RssAnon", "RssFile")}
+    Path("/proc/self/clear_refs").write_text("5")
+    result = train(case)
+    # Pages of the libraries' files come and go with the system's needs; those there at the end count as there before.
+    high, files = _status("VmHWM"), _status("RssFile")
+    return {
+        "measured": high - baseline["RssAnon"] - files,
+        "high": high,
+        "files": files,
+        "baseline": baseline,
+        **result,
+    }
+
+
+WARM_UP = {
+    "family": "qwen2_vl",
+    "text": {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+    },
+    "vision": {"depth": 1, "embed_dim": 32, "num_heads": 2, "hidden_size": 32, "mlp_ratio": 2},
+    "job": asdict(Job(frames=8, height=56, width=56, representatives=2, lora_r=2, checkpointing=True, text_tokens=32)),
+}
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))))
