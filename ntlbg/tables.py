@@ -35,10 +35,21 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
+def borders(candidate_seconds: np.ndarray, end: float, start: float = 0.0) -> np.ndarray:
+    """Seconds (N + 1,) that part what each of the N candidates stands for: the time from its own until the next one's.
+
+    A picture is on the screen until the next one, and a scan's candidates are often the first pictures of shots. The
+    first candidate also stands for what is before it, the last one stands until `end`.
+    """
+    return np.concatenate(
+        ([min(start, float(candidate_seconds[0]))], candidate_seconds[1:], [max(end, float(candidate_seconds[-1]))])
+    )
+
+
 def stretches(
     candidate_seconds: np.ndarray, cells: np.ndarray, k: int, end: float, start: float = 0.0
 ) -> list[list[tuple[float, float]]]:
-    """For each representative the stretches of time it stands for, in order; borders lie half-way between candidates.
+    """For each representative the stretches of time it stands for, in order; for their `borders`, see there.
 
     Args:
         candidate_seconds: (N,), in order.
@@ -50,14 +61,11 @@ def stretches(
     Returns:
         k lists of (start, stop) seconds; together they tile [start, end] without overlap.
     """
-    middles = (candidate_seconds[1:] + candidate_seconds[:-1]) / 2
-    borders = np.concatenate(
-        ([min(start, float(candidate_seconds[0]))], middles, [max(end, float(candidate_seconds[-1]))])
-    )
+    between = borders(candidate_seconds, end, start)
     found: list[list[tuple[float, float]]] = [[] for _ in range(k)]
     starts = np.flatnonzero(np.concatenate(([True], cells[1:] != cells[:-1])))
     for first, stop in zip(starts, np.append(starts[1:], len(cells)), strict=True):
-        found[int(cells[first])].append((float(borders[first]), float(borders[stop])))
+        found[int(cells[first])].append((float(between[first]), float(between[stop])))
     return found
 
 

@@ -64,7 +64,7 @@ def test_a_misleading_cue_costs_no_scene():
 def test_a_curve_without_a_peak_gives_relevance_nothing(curve):
     noise = 1e-3 * torch.rand(200, generator=torch.Generator().manual_seed(0))
     curve = curve if curve.std() == 0 else curve + noise.clamp(max=9e-4)
-    assert raw_scores(curve) is None
+    assert raw_scores(curve, torch.ones(200)) is None
     x = scenes(200)[0]
     found = select_representatives(x, 8, relevance=curve)
     assert (found.strata == COVERAGE).all()
@@ -88,10 +88,10 @@ def test_a_lone_picture_is_a_glitch_unless_relevance_speaks_for_it():
     covered = torch.tensor([50, 150, 250, 350])
     residual = torch.cdist(x, x[covered]).square().amin(dim=1)
     scores = torch.zeros(400)
-    assert 137 not in outstanding(x, norms, residual, 4, covered, scores).tolist()
-    assert 137 not in outstanding(x, norms, residual, 4, covered).tolist()
+    assert 137 not in outstanding(x, norms, residual, 4, covered, torch.ones(400), scores).tolist()
+    assert 137 not in outstanding(x, norms, residual, 4, covered, torch.ones(400)).tolist()
     scores[137] = 2.0
-    assert outstanding(x, norms, residual, 1, covered, scores).tolist() == [137]
+    assert outstanding(x, norms, residual, 1, covered, torch.ones(400), scores).tolist() == [137]
 
 
 @pytest.mark.parametrize("content", ["walk", "scenes"])
@@ -103,9 +103,9 @@ def test_candidates_of_a_long_video_serve_as_well_as_all_groups(monkeypatch, con
         x[start : start + 4] += 4 * x.std() * event
     x = x - x.mean(0)
     norms = x.square().sum(1)
-    few = outstanding(x, norms, norms, 24, nobody())
+    few = outstanding(x, norms, norms, 24, nobody(), torch.ones(6000))
     monkeypatch.setattr(evidence_ntlbg, "_CANDIDATES", 10**6)
-    every = outstanding(x, norms, norms, 24, nobody())
+    every = outstanding(x, norms, norms, 24, nobody(), torch.ones(6000))
     radius = [float(torch.cdist(x, x[chosen]).amin(dim=1).max()) for chosen in (few, every)]
     assert radius[0] <= 1.15 * radius[1]
 
@@ -114,7 +114,7 @@ def test_candidates_of_a_long_video_serve_as_well_as_all_groups(monkeypatch, con
 def test_every_place_is_filled_with_another_group(places):
     x, norms = scenes()
     taken = torch.tensor([3, 399])
-    chosen = outstanding(x, norms, norms, places, taken).tolist()
+    chosen = outstanding(x, norms, norms, places, taken, torch.ones(400)).tolist()
     assert len(set(chosen) | {3, 399}) == places + 2
 
 

@@ -85,7 +85,7 @@ def test_evidence_that_only_the_last_part_names_stands_highest_by_the_best_part_
         alone = torch.stack([relevance_to(frames, part) for part in parts])
         curves = {
             "best": relevance_to(frames, parts),
-            "robust": torch.stack([robust_scores(curve) for curve in alone]).amax(dim=0),
+            "robust": torch.stack([robust_scores(curve, torch.ones(len(curve))) for curve in alone]).amax(dim=0),
             "mean": alone.mean(dim=0),
             "first": alone[0],
         }

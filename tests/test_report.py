@@ -253,7 +253,7 @@ def test_a_cell_in_several_pieces_keeps_the_piece_around_its_representative():
     selection = frame_selection(2, 8, 8.0)
     selection.cells = np.array([0, 0, 1, 1, 1, 1, 0, 0])
     start, stop, further = Evidence.of(selection).own_window(0, 8.0)
-    assert (start, stop, further) == (0.0, 1.5, 1)
+    assert (start, stop, further) == (0.0, 2.0, 1)
 
 
 def test_the_clock_carries_over_and_never_shows_sixty():

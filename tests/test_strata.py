@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ntlbg.modeling_ntlbg.curves_ntlbg import lasting, robust_scores, smooth
+from ntlbg.modeling_ntlbg.durations_ntlbg import even_steps
 from ntlbg.modeling_ntlbg.gaussian_ntlbg import fit_gaussian
 from ntlbg.modeling_ntlbg.shell_lbg_ntlbg import DENSE_POINTS
 from ntlbg.modeling_ntlbg.strata_ntlbg import (
@@ -17,7 +18,6 @@ from ntlbg.modeling_ntlbg.strata_ntlbg import (
     _nearest_in_time,
     quantisation_error,
     select_representatives,
-    uniform_indices,
 )
 
 
@@ -71,7 +71,7 @@ def recall(indices, events):
 
 
 def relative_error(x, indices):
-    return float(quantisation_error(x, indices) / (x - x.mean(0)).square().sum(1).mean())
+    return float(quantisation_error(x, indices, torch.ones(len(x))) / (x - x.mean(0)).square().sum(1).mean())
 
 
 def scenes_seen(indices, scene):
@@ -79,7 +79,7 @@ def scenes_seen(indices, scene):
 
 
 def by_uniform(x, cosines, k):
-    return uniform_indices(len(x), k)
+    return even_steps(torch.ones(len(x)), k)
 
 
 def by_top_k(x, cosines, k):
@@ -199,13 +199,13 @@ def test_without_relevance_the_error_is_never_above_uniform_sampling(k):
         noise = torch.randn(300, 64, generator=torch.Generator().manual_seed(seed))
         for content in (x, noise, noise.cumsum(0)):
             found = select_representatives(content, k)
-            uniform = quantisation_error(content, uniform_indices(300, k))
-            assert quantisation_error(content, found.indices) <= uniform * (1 + 1e-6)
+            uniform = quantisation_error(content, even_steps(torch.ones(300), k), torch.ones(len(content)))
+            assert quantisation_error(content, found.indices, torch.ones(len(content))) <= uniform * (1 + 1e-6)
 
 
 def test_a_constant_video_is_sampled_uniformly():
     found = select_representatives(torch.full((128, 16), 0.7), 8)
-    assert torch.equal(found.indices, uniform_indices(128, 8))
+    assert torch.equal(found.indices, even_steps(torch.ones(128), 8))
     torch.testing.assert_close(found.weights, torch.full((8,), 1 / 8), rtol=0, atol=0.01)
 
 
@@ -258,7 +258,7 @@ def test_a_global_question_sees_every_scene_nearly_evenly_in_time(scenes):
         edges = torch.cat([torch.tensor([-0.5]), found.indices.float(), torch.tensor([127.5])])
         assert edges.diff().max() <= 2.5 * 128 / 8
         seen += scenes_seen(found.indices, scene) / 12
-        uniform_seen += scenes_seen(uniform_indices(128, 8), scene) / 12
+        uniform_seen += scenes_seen(even_steps(torch.ones(128), 8), scene) / 12
     # Shell LBG alone would see .97 of the scenes; it also unsettles equal steps where they miss none.
     assert seen >= 0.93
     assert seen >= uniform_seen
@@ -337,10 +337,10 @@ def test_a_given_gaussian_is_the_measure_of_the_shell_and_leaves_the_choice_to_t
 
 def test_the_helpers_do_what_they_say():
     assert lasting(torch.tensor([0.0, 9.0, 0.0, 5.0, 4.0, 0.0])).tolist() == [0.0, 0.0, 0.0, 4.0, 4.0, 0.0]
-    assert uniform_indices(10, 5).tolist() == [1, 3, 5, 7, 9]
-    assert smooth(torch.tensor([0.0, 3.0, 0.0, 0.0]), 3).tolist() == [1.5, 1.0, 1.0, 0.0]
-    assert robust_scores(torch.full((5,), 2.0)).tolist() == [0.0] * 5
-    assert robust_scores(torch.tensor([0.0] * 9 + [1.0]))[-1] > 3
+    assert even_steps(torch.ones(10), 5).tolist() == [1, 3, 5, 7, 9]
+    assert smooth(torch.tensor([0.0, 3.0, 0.0, 0.0]), 1.0, torch.ones(4)).tolist() == [1.5, 1.0, 1.0, 0.0]
+    assert robust_scores(torch.full((5,), 2.0), torch.ones(5)).tolist() == [0.0] * 5
+    assert robust_scores(torch.tensor([0.0] * 9 + [1.0]), torch.ones(10))[-1] > 3
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)
@@ -357,7 +357,7 @@ def test_the_cells_of_a_long_video_are_those_of_a_full_search():
     x, _, _, _ = make_video(0, groups=DENSE_POINTS + 500, dim=64, scenes=20)
     k, z = 100, x[:, :8]
     times = torch.arange(len(x)) * (k / len(x))
-    indices = uniform_indices(len(x), k)
+    indices = even_steps(torch.ones(len(x)), k)
     for tau2 in (0.01, 1.0):
         cost = torch.cdist(z, z[indices]).square() + tau2 * (times[:, None] - times[indices]).square()
         cells = _nearest(z, times, tau2, indices)
@@ -372,8 +372,8 @@ def test_a_long_video_too_has_no_more_error_than_uniform_sampling(content, k):
     noise = torch.randn(6000, 64, generator=torch.Generator().manual_seed(0))
     x = {"scenes": x, "noise": noise, "walk": noise.cumsum(0), "constant": torch.ones(6000, 64)}[content]
     found = select_representatives(x, k)
-    uniform = quantisation_error(x, uniform_indices(6000, k))
-    assert quantisation_error(x, found.indices) <= uniform * (1 + 1e-6)
+    uniform = quantisation_error(x, even_steps(torch.ones(6000), k), torch.ones(len(x)))
+    assert quantisation_error(x, found.indices, torch.ones(len(x))) <= uniform * (1 + 1e-6)
     assert torch.bincount(found.cells, minlength=k).min() > 0
     if content == "scenes" and k == 32:
-        assert quantisation_error(x, found.indices) < 0.9 * uniform
+        assert quantisation_error(x, found.indices, torch.ones(len(x))) < 0.9 * uniform

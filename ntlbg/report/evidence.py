@@ -92,7 +92,8 @@ class Evidence:
         )
 
     def windows(self, end: float, start: float = 0.0) -> list[list[tuple[float, float]]]:
-        """For each representative the stretches of time it stands for, in order; borders lie half-way between.
+        """For each representative the stretches of time it stands for, in order: cells of candidates, each of which
+        stands from its time until the next one's.
 
         Args:
             end: end of what was looked at, in seconds.

@@ -230,7 +230,8 @@ class FrameSelector:
             elif count >= self.max_candidates:
                 remedy = "a higher max_candidates gives more"
             warnings.append(f"{k} frames were asked for, but there are {count} candidates; {remedy}.")
-        chosen = select_representatives(features.descriptors, k, relevance=relevance)
+        durations = torch.from_numpy(features.candidate_durations)
+        chosen = select_representatives(features.descriptors, k, durations=durations, relevance=relevance)
         positions = _numpy(chosen.indices, np.int64)
         strata = [STRATA[int(stratum)] for stratum in chosen.strata]
         if query is not None and "relevance" not in strata:

@@ -24,7 +24,7 @@ from ntlbg.processors.video_source_ntlbg import frames_in_memory, is_encoded_sou
 from ntlbg.selection.chat import frames_message, image_part, image_url_part
 from ntlbg.selection.selection_file import FORMAT, SelectionError, checked_fields, read_json
 from ntlbg.selection.subtitles import Cue, Subtitles
-from ntlbg.tables import clock, stretches, stretches_text, table
+from ntlbg.tables import borders, clock, stretches, stretches_text, table
 
 
 if TYPE_CHECKING:
@@ -63,6 +63,13 @@ class CandidateFeatures:
     clip: tuple[float, float] | None = None
     source: Any = None
     source_fps: float | None = None
+
+    @property
+    def candidate_durations(self) -> np.ndarray:
+        """float64 (N,): seconds each candidate stands for, from its time until the next one's; the candidates of a
+        scan do not stand at equal steps."""
+        start, end = self.clip or (0.0, self.duration)
+        return np.diff(borders(self.candidate_seconds, end, start))
 
     def save(self, path: str | Path) -> Path:
         """Write everything but the pictures to one `.npz` file (no pickle inside), whole or not at all."""
@@ -133,7 +140,7 @@ class FrameSelection:
     Args:
         indices: int64 (k,), presentation numbers of the chosen pictures in the source; distinct and sorted.
         seconds: float64 (k,), their presentation times (true ones, also at a variable frame rate).
-        weights: float64 (k,), the share of the video each stands for; sums to 1.
+        weights: float64 (k,), the share of the video's time each stands for; sums to 1.
         strata: k names: "relevance", "novelty" or "coverage".
         frames: uint8 (k, H, W, 3) RGB, or None when only indices were asked for.
         positions: int64 (k,), which candidates they are.
@@ -185,8 +192,8 @@ class FrameSelection:
     def stands_for(self) -> list[list[tuple[float, float]]]:
         """For each chosen frame the stretches of the video it stands for, (start, end) in seconds, in order.
 
-        A frame may stand for several: where the picture comes back. Borders lie half-way between candidates; together
-        the stretches tile what was looked at. The share of candidates in them is the frame's weight.
+        A frame may stand for several: where the picture comes back. Each candidate counts from its time until the next
+        one's; together the stretches tile what was looked at, and their share of it is the frame's weight.
         """
         start, end = self.clip or (0.0, self.duration)
         return stretches(self.candidate_seconds, self.cells, self.k, end, start)
