@@ -1,27 +1,31 @@
 """What a curve over a video's groups says: where it stands out, what of it lasts, where it runs above a level.
 
-Shapes: T groups in time order.
+Shapes: T groups in time order, durations (T,) as in `durations_ntlbg`.
 """
 
 import torch
+
+from .durations_ntlbg import mean, median, middles
 
 
 _MAD_TO_DEVIATION = 1.4826
 
 
-def smooth(curve: torch.Tensor, width: int) -> torch.Tensor:
-    """Moving average of `curve` (T,) over `width` (odd) groups; at the ends over those that exist."""
-    half = min(width // 2, len(curve) - 1)
-    total = torch.nn.functional.pad(curve.cumsum(0), (1, 0))
-    steps = torch.arange(len(curve), device=curve.device)
-    low, high = (steps - half).clamp(min=0), (steps + half + 1).clamp(max=len(curve))
-    return (total[high] - total[low]) / (high - low)
+def smooth(curve: torch.Tensor, reach: float, durations: torch.Tensor) -> torch.Tensor:
+    """Moving average over time of `curve` (T,), over the groups whose middles lie within `reach` of each group's own;
+    at the ends over those that exist."""
+    times = middles(durations)
+    low, high = torch.searchsorted(times, times - reach), torch.searchsorted(times, times + reach, right=True)
+    total = torch.nn.functional.pad((durations * curve).cumsum(0), (1, 0))
+    passed = torch.nn.functional.pad(durations.cumsum(0), (1, 0))
+    return (total[high] - total[low]) / (passed[high] - passed[low])
 
 
 def lasting(curve: torch.Tensor) -> torch.Tensor:
     """What of `curve` (T,) lasts two groups: max(min(v_t-1, v_t), min(v_t, v_t+1)), a morphological opening.
 
-    A glitch of a single group is no event. A moving average would only make it a third as high.
+    A glitch of a single group is no event, however long the group stands for: nothing else has seen it. A moving
+    average would only make it a third as high.
     """
     if len(curve) == 1:
         return curve
@@ -29,13 +33,14 @@ def lasting(curve: torch.Tensor) -> torch.Tensor:
     return torch.maximum(torch.cat([pairs[:1], pairs]), torch.cat([pairs, pairs[-1:]]))
 
 
-def robust_scores(curve: torch.Tensor) -> torch.Tensor:
-    """(v - median)/(1.4826 MAD) of `curve` (T,): how far each value stands out; zeros for a constant curve."""
-    centred = curve - curve.median()
-    deviation = _MAD_TO_DEVIATION * centred.abs().median()
+def robust_scores(curve: torch.Tensor, durations: torch.Tensor) -> torch.Tensor:
+    """(v - median)/(1.4826 MAD) of `curve` (T,), both over time: how far each value stands out; zeros for a constant
+    curve."""
+    centred = curve - median(curve, durations)
+    deviation = _MAD_TO_DEVIATION * median(centred.abs(), durations)
     if deviation <= 1e-6 * curve.abs().max().clamp(min=1e-12):
-        # More than half of the values are equal: measure the rest by their own size.
-        deviation = centred.abs().mean()
+        # For more than half of the time the values are equal: measure the rest by their own size.
+        deviation = mean(centred.abs(), durations)
     if deviation <= 1e-6 * curve.abs().max().clamp(min=1e-12):
         return torch.zeros_like(curve)
     return centred / deviation

@@ -1,6 +1,6 @@
 """Which groups are evidence: what a relevance curve is worth, and which groups stand out by it and by their picture.
 
-Shapes: T groups in time order, d descriptor channels, k representatives.
+Shapes: T groups in time order, d descriptor channels, k representatives, durations (T,) as in `durations_ntlbg`.
 
 Logits of a trained head say how likely each group is evidence, and are taken at their word (`calibrated_picks`). The
 cosines of a dual encoder are not: their level means nothing and a weak cue rises no higher than noise does. There
@@ -13,6 +13,7 @@ be told from an event.
 import torch
 
 from .curves_ntlbg import lasting, robust_scores, runs, smooth
+from .durations_ntlbg import mean, middles
 
 
 # A calibrated curve above zero nearly everywhere is about the whole video: coverage answers that, not peaks.
@@ -30,23 +31,24 @@ _LEAST_SCORE, _LEAST_RISE = 1.5, 0.6
 _ROUNDS, _CANDIDATES = 8, 512
 
 
-def calibrated_picks(logits: torch.Tensor, x: torch.Tensor, quota: int, k: int) -> list[int]:
+def calibrated_picks(logits: torch.Tensor, x: torch.Tensor, quota: int, k: int, durations: torch.Tensor) -> list[int]:
     """One representative, its peak, for each run of evidence, strongest first; only then more for long runs.
 
     Runs that one group parts are one piece of evidence until every other run has its own. A further representative of
-    a run must lie T/(4k) from every other and show a changed picture: further from all those chosen than neighbouring
-    groups are from one another.
+    a run must lie 1/(4k) of the time from every other and show a changed picture: further from all those chosen than
+    neighbouring groups are from one another.
 
     Args:
         logits (`torch.Tensor` of shape `(T,)`): of a trained head; 0 is as likely as not.
         x (`torch.Tensor` of shape `(T, d)`): descriptors.
         quota (`int`): how many at most.
         k (`int`): places there are in all.
+        durations (`torch.Tensor` of shape `(T,)`): how long each group stands for.
     """
     above = logits > 0
-    if above.float().mean() > _GLOBAL_FRACTION:
+    if mean(above.float(), durations) > _GLOBAL_FRACTION:
         return []
-    z = robust_scores(logits)
+    z = robust_scores(logits, durations)
     above |= (logits > _SHY_LOGIT) & (z > max(_SHY_SCORE, float(-z.min())))
     if not above.any():
         return []
@@ -60,14 +62,14 @@ def calibrated_picks(logits: torch.Tensor, x: torch.Tensor, quota: int, k: int) 
         (close if touching else apart).append((peak, start, end))
     picks = [peak for peak, _, _ in apart + close][:quota]
 
-    steps = torch.arange(len(logits), device=logits.device)
-    window = max(len(logits) / (4 * k), 1)
+    times = middles(durations)
+    window = float(durations.sum()) / (4 * k)
     change = 2 * (x[1:] - x[:-1]).square().sum(1).median()
     free = torch.where(above, logits, -torch.inf)
     waiting = list(picks)
     while len(picks) <= quota:
         for index in waiting:
-            free[((steps - index).abs() < window) | ((x - x[index]).square().sum(1) <= change)] = -torch.inf
+            free[((times - times[index]).abs() < window) | ((x - x[index]).square().sum(1) <= change)] = -torch.inf
         if len(picks) == quota or not torch.isfinite(free.max()):
             break
         waiting = [int(free.argmax())]
@@ -75,15 +77,16 @@ def calibrated_picks(logits: torch.Tensor, x: torch.Tensor, quota: int, k: int) 
     return picks
 
 
-def raw_scores(relevance: torch.Tensor) -> torch.Tensor | None:
+def raw_scores(relevance: torch.Tensor, durations: torch.Tensor) -> torch.Tensor | None:
     """How far each group's raw relevance stands out, in robust deviations (T,); None when it says nothing.
 
-    Half of the slow trend is taken off, so that a short event counts inside an unrelated scene and a related scene
-    still counts as a whole. A curve that falls further than it rises, or hardly rises, tells of nothing relevant: the
-    question is about the whole video, or about nothing in it. What rises as far as it falls may be a weak cue or
-    noise, which no statistic of the curve tells apart; `outstanding` bears either.
+    Half of the slow trend (over an eighth of the time) is taken off, so that a short event counts inside an unrelated
+    scene and a related scene still counts as a whole. A curve that falls further than it rises, or hardly rises, tells
+    of nothing relevant: the question is about the whole video, or about nothing in it. What rises as far as it falls
+    may be a weak cue or noise, which no statistic of the curve tells apart; `outstanding` bears either.
     """
-    z = robust_scores(relevance - 0.5 * smooth(relevance, 2 * (len(relevance) // 16) + 1))
+    trend = smooth(relevance, float(durations.sum()) / 16, durations)
+    z = robust_scores(relevance - 0.5 * trend, durations)
     if z.max() < max(_LEAST_SCORE, _LEAST_RISE * float(lasting(-z).max())):
         return None
     return z
@@ -95,6 +98,7 @@ def outstanding(
     residual: torch.Tensor,
     places: int,
     taken: torch.Tensor,
+    durations: torch.Tensor,
     scores: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Greedy: again and again the group with the highest `_NATS` z_t + log(r_t / E|x - mu|² + `_FLOOR`).
@@ -112,13 +116,14 @@ def outstanding(
         residual (`torch.Tensor` of shape `(T,)`): squared distance to what is chosen already (or to the mean).
         places (`int`): how many to choose, at most T - len(taken).
         taken (`torch.LongTensor` of shape `(h,)`): not to be chosen again.
+        durations (`torch.Tensor` of shape `(T,)`): how long each group stands for.
         scores (`torch.Tensor` of shape `(T,)`, *optional*): robust deviations of relevance.
 
     Returns:
         int64 `(places,)`, in the order of choice; ties go to the earliest group.
     """
     count = len(x)
-    energy = energies.mean().clamp(min=1e-30)
+    energy = mean(energies, durations).clamp(min=1e-30)
     bonus = torch.zeros_like(residual) if scores is None else _NATS * scores.clamp(max=_MOST_SCORE)
 
     def promise(left: torch.Tensor, extra: torch.Tensor) -> torch.Tensor:
@@ -144,10 +149,10 @@ def outstanding(
         residual, bonus = residual[steps], bonus[steps]
     x = x[steps]
     x -= x.mean(dim=0)
+    times, window = middles(durations)[steps], float(durations.sum()) / (4 * places)
     norms = torch.linalg.vecdot(x, x)
     left = residual.clone()
     batch = -(-places // _ROUNDS)
-    window = count / (4 * places)
     chosen: list[int] = []
     while len(chosen) < places:
         values = torch.where(free, promise(left, bonus), -torch.inf)
@@ -157,7 +162,7 @@ def outstanding(
             if not torch.isfinite(values[best]):
                 break
             fresh.append(best)
-            values[(steps - steps[best]).abs() <= window] = -torch.inf
+            values[(times - times[best]).abs() <= window] = -torch.inf
         at = torch.tensor(fresh, device=x.device)
         free[at] = False
         chosen += steps[at].tolist()

@@ -10,6 +10,7 @@ import dataclasses
 import torch
 
 from .adapters_ntlbg import VideoFeatures
+from .durations_ntlbg import check_durations, until_next
 from .gaussian_ntlbg import LowRankGaussian, fit_gaussian
 from .losses_ntlbg import align_loss, context_loss, evidence_loss, ntlbg_loss
 from .outputs_ntlbg import Choice
@@ -127,11 +128,14 @@ class LooksMixin:
             )
         else:
             notes.append("Relevance was not used: no question was given to the selector.")
+        # Candidates are a grid, but grid points meet where pictures stand further apart, and pictures may be missing.
+        durations = None if seconds is None else until_next(seconds)
+        durations = check_durations(durations, len(descriptors), descriptors.device)
         gaussian = fit_gaussian(
             descriptors,
             # Relevance weighs the moments towards E[F|Q]; the floor keeps the rest of the video in them, and all of it
             # when nothing is relevant, as for a question about the whole.
-            weights=RELEVANCE_FLOOR + relevance.sigmoid() if calibrated else None,
+            weights=durations * (RELEVANCE_FLOOR + relevance.sigmoid()) if calibrated else durations,
             rank=config.covariance_rank,
             prior=prior,
             kappa=self.selector.prior_worth if prior is not None else 0.0,
@@ -140,6 +144,7 @@ class LooksMixin:
             chosen = select_representatives(
                 descriptors,
                 k,
+                durations=durations,
                 relevance=None if relevance is None else relevance.detach(),
                 calibrated=calibrated,
                 gaussian=gaussian,

@@ -18,7 +18,7 @@ class Selection:
     Args:
         indices (`torch.LongTensor` of shape `(k,)`): chosen groups, distinct, in temporal order.
         timestamps (`torch.FloatTensor` of shape `(k,)`): seconds of each chosen group's first picture.
-        weights (`torch.FloatTensor` of shape `(k,)`): share of the video each representative stands for; sums to 1.
+        weights (`torch.FloatTensor` of shape `(k,)`): share of the video's time each stands for; sums to 1.
         strata (`list[str]` of length k): why each was taken: `"relevance"`, `"novelty"` or `"coverage"`, or `"given"`.
         num_groups (`int`): T.
         group_timestamps (`torch.FloatTensor` of shape `(T,)`): seconds of every group's first picture.

@@ -1,6 +1,7 @@
 """Which groups stand for a video, for a question: relevance, novelty and coverage share the k places.
 
-Shapes: T groups in time order, d descriptor channels, k representatives, r rank of the Gaussian's factor.
+Shapes: T groups in time order, d descriptor channels, k representatives, r rank of the Gaussian's factor, durations
+(T,) as in `durations_ntlbg`: every mean over the video is one over its time.
 
 One rule alone fails somewhere: pure relevance sees nothing of the rest of the video, pure coverage (the shell too)
 misses events of a few groups, and a median shell finds neither. So evidence comes first, shell LBG covers the rest
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from .curves_ntlbg import lasting, robust_scores
+from .durations_ntlbg import check_durations, even_steps, mean, middles, shown_at
 from .evidence_ntlbg import calibrated_picks, outstanding, raw_scores
 from .gaussian_ntlbg import CHUNK, LowRankGaussian, check_descriptors, fit_gaussian
 from .shell_lbg_ntlbg import DENSE_POINTS, bands, shell_lbg, snap_to_points
@@ -48,7 +50,7 @@ class Representatives:
     Attributes:
         indices (`torch.LongTensor` of shape `(k,)`): distinct, in time order.
         strata (`torch.LongTensor` of shape `(k,)`): why each was taken, an index into `STRATA`.
-        weights (`torch.FloatTensor` of shape `(k,)`): the share of the video each stands for; they sum to 1.
+        weights (`torch.FloatTensor` of shape `(k,)`): the share of the video's time each stands for; they sum to 1.
         cells (`torch.LongTensor` of shape `(T,)`): for each group, which of the k stands for it.
         relevance (`torch.FloatTensor` of shape `(T,)`, *optional*): as it came in.
         mahalanobis (`torch.FloatTensor` of shape `(T,)`): squared distances to the Gaussian.
@@ -67,15 +69,10 @@ class Representatives:
     spread: float
 
 
-def uniform_indices(count: int, k: int, device: torch.device | str = "cpu") -> torch.Tensor:
-    """The middles of k equal stretches of T groups: floor((i + 1/2) T / k), int64 (k,)."""
-    steps = torch.arange(k, device=device)
-    return ((2 * steps + 1) * count) // (2 * k)
-
-
-def quantisation_error(x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-    """mean_t min_i |x_t - x_i|², the information loss before division by the variance; `x` (T, d) float32, scalar."""
-    return _squared_residuals(x, x, indices, x.mean(dim=0)).mean()
+def quantisation_error(x: torch.Tensor, indices: torch.Tensor, durations: torch.Tensor) -> torch.Tensor:
+    """The mean over time of min_i |x_t - x_i|², the information loss before division by the variance; `x` (T, d)
+    float32, scalar."""
+    return mean(_squared_residuals(x, x, indices, x.mean(dim=0)), durations)
 
 
 def _squared_residuals(
@@ -91,25 +88,28 @@ def _squared_residuals(
     return torch.cat(residuals)
 
 
-def _least_error(x: torch.Tensor, safe: torch.Tensor, found: torch.Tensor, certainty: float) -> torch.Tensor:
+def _least_error(
+    x: torch.Tensor, safe: torch.Tensor, found: torch.Tensor, durations: torch.Tensor, certainty: float
+) -> torch.Tensor:
     """`found` (k,) if its quantisation error is below that of `safe` (k,), else `safe`.
 
-    All T k distances of a long video cost more than the whole selection. So it is judged by one random group of each
-    of n equal stretches, and `found` is believed where `safe` lies `certainty` standard errors of their paired
-    difference behind. Where it does not, all groups are asked if that is affordable; if not, `safe` it is.
+    All T k distances of a long video cost more than the whole selection. So it is judged by the group shown at one
+    random moment of each of n equal stretches, and `found` is believed where `safe` lies `certainty` standard errors
+    of their paired difference behind. Where it does not, all groups are asked if that is affordable; if not, `safe` it
+    is.
     """
     count, dim = x.shape
     if count > 4 * _JUDGES:
         size = _JUDGES if certainty > 0 else _FEW_JUDGES
         jitter = torch.rand(size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        judges = ((torch.arange(size) + jitter) * (count / size)).long().clamp(max=count - 1)
-        rows, centre = x[judges.to(x.device)], x.mean(dim=0)
+        moments = (torch.arange(size) + jitter) * (float(durations.sum()) / size)
+        rows, centre = x[shown_at(durations, moments)], x.mean(dim=0)
         behind = _squared_residuals(rows, x, safe, centre) - _squared_residuals(rows, x, found, centre)
         if behind.mean() > certainty * behind.std() / math.sqrt(size):
             return found
         if certainty == 0 or count * len(found) * dim > _AFFORDABLE:
             return safe
-    return found if quantisation_error(x, found) < quantisation_error(x, safe) else safe
+    return found if quantisation_error(x, found, durations) < quantisation_error(x, safe, durations) else safe
 
 
 def _quota(share: float, k: int) -> int:
@@ -117,11 +117,11 @@ def _quota(share: float, k: int) -> int:
     return min(k, math.ceil(share * k))
 
 
-def _spread_out(count: int, k: int, taken: torch.Tensor) -> torch.Tensor:
-    """k - len(taken) free groups at equal steps of what the taken ones leave, int64."""
-    free = torch.ones(count, dtype=torch.bool, device=taken.device)
+def _spread_out(durations: torch.Tensor, k: int, taken: torch.Tensor) -> torch.Tensor:
+    """k - len(taken) free groups at equal steps of the time the taken ones leave, int64."""
+    free = torch.ones_like(durations, dtype=torch.bool)
     free[taken] = False
-    return free.nonzero().flatten()[uniform_indices(count - len(taken), k - len(taken), taken.device)]
+    return free.nonzero().flatten()[even_steps(durations[free], k - len(taken))]
 
 
 def _nearest_in_time(times: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
@@ -156,6 +156,7 @@ def select_representatives(
     descriptors: torch.Tensor,
     k: int,
     *,
+    durations: torch.Tensor | None = None,
     relevance: torch.Tensor | None = None,
     calibrated: bool = False,
     gaussian: LowRankGaussian | None = None,
@@ -173,6 +174,8 @@ def select_representatives(
     Args:
         descriptors (`torch.Tensor` of shape `(T, d)`): one vector per group, in time order.
         k (`int`): how many; min(k, T) are returned.
+        durations (`torch.Tensor` of shape `(T,)`, *optional*): how long each group stands for, in any unit. None:
+            equally long, as groups at equal steps of time do.
         relevance (`torch.Tensor` of shape `(T,)`, *optional*): to the question. None: there is no question.
         calibrated (`bool`): relevance are logits of a trained head (0 = as likely as not); else cosines or any other
             score, of which only the order and the distances count.
@@ -190,14 +193,15 @@ def select_representatives(
 
     Returns:
         `Representatives`: the same on every call with the same input. Without relevance their quantisation error is
-        never above uniform sampling's: compared on all groups, above 4096 groups on 1024 of them at three standard
-        errors, and uniform sampling it is where that leaves doubt and all groups would cost too much.
+        never above that of equal steps in time: compared on all groups, above 4096 groups on 1024 of them at three
+        standard errors, and equal steps it is where that leaves doubt and all groups would cost too much.
 
     Raises:
-        ValueError: k < 1, a share outside [0, 1], wrong shapes, NaN or infinite values.
+        ValueError: k < 1, a share outside [0, 1], wrong shapes, NaN, infinite or negative values.
     """
     check_descriptors(descriptors)
     count = len(descriptors)
+    durations = check_durations(durations, count, descriptors.device)
     if isinstance(k, bool) or not isinstance(k, int) or k < 1:
         raise ValueError(f"`k` must be an integer of at least 1 (how many groups to keep), but it is {k!r}.")
     for name, share in (("relevance_share", relevance_share), ("novelty_share", novelty_share)):
@@ -216,7 +220,7 @@ def select_representatives(
         k = min(k, count)
         x = descriptors.float()
         # Novelty and coverage are about the whole video: its own moments, not those of what is relevant.
-        own = fit_gaussian(x, rank=rank)
+        own = fit_gaussian(x, weights=durations, rank=rank)
         # Coverage looks at the directions the Gaussian knows (the rest is noise by its model), each in proportion to
         # its own deviation: fully whitened, the weak directions drown the scenes (measured: 6 % more error).
         directions, gain = own.principal_directions()
@@ -228,34 +232,37 @@ def select_representatives(
         taken = torch.zeros(0, dtype=torch.long, device=x.device)
         scores = None
         if asked and k < count and calibrated:
-            picks = calibrated_picks(relevance.to(x), x, _quota(_CALIBRATED_BONUS * relevance_share, k), k)
+            most = _quota(_CALIBRATED_BONUS * relevance_share, k)
+            picks = calibrated_picks(relevance.to(x), x, most, k, durations)
             taken = torch.tensor(picks, dtype=torch.long, device=x.device)
         elif asked and k < count and relevance_share > 0:
-            scores = raw_scores(relevance.to(x))
+            scores = raw_scores(relevance.to(x), durations)
             if scores is not None:
                 places = min(_quota(relevance_share, k), _MOST_PLACES)
-                taken = outstanding(x, energies, energies, places, taken, scores)
+                taken = outstanding(x, energies, energies, places, taken, durations, scores)
         last = 0
         if k < count and (not asked or scores is not None or k > 8):
             last = min(int(novelty_share * k * (1 if asked else 2)), k - max(len(taken), 1), _MOST_PLACES)
 
         covered = k - last
-        times = torch.arange(count, device=x.device, dtype=torch.float32) * (covered / count)
+        times = middles(durations) * (covered / float(durations.sum()))
         if not asked and count * covered <= _CONTENT_ONLY:
             time_weight = 0.0
-        indices, cells_of_shell, tau2 = _coverage(x, z, times, covered, taken, time_weight, lbg_iterations, asked)
+        indices, cells_of_shell, tau2 = _coverage(
+            x, z, times, covered, taken, durations, time_weight, lbg_iterations, asked
+        )
         if last:
             nearest = indices[_nearest(z, times, tau2, indices)]
             residual = _squared_distances(x, x, nearest)
-            indices = torch.cat([indices, outstanding(x, energies, residual, last, indices, scores)])
+            indices = torch.cat([indices, outstanding(x, energies, residual, last, indices, durations, scores)])
         indices = indices.sort().values
         if not asked:
-            # Nothing may be worse than uniform sampling: that must be certain.
-            indices = _least_error(x, uniform_indices(count, k, x.device), indices, _CERTAINTY)
+            # Nothing may be worse than equal steps: that must be certain.
+            indices = _least_error(x, even_steps(durations, k), indices, durations, _CERTAINTY)
 
         strata = torch.full((count,), _COVERAGE, device=x.device)
         if last or scores is not None:
-            strata[robust_scores(lasting(distance)) > _NOVEL_SCORE] = _NOVELTY
+            strata[robust_scores(lasting(distance), durations) > _NOVEL_SCORE] = _NOVELTY
         if scores is not None:
             strata[scores > _RELEVANT_SCORE] = _RELEVANCE
         elif calibrated:
@@ -268,35 +275,40 @@ def select_representatives(
         return Representatives(
             indices=indices,
             strata=strata[indices],
-            weights=torch.bincount(cells, minlength=k).float() / count,
+            weights=torch.zeros(k, device=x.device).index_add_(0, cells, durations) / durations.sum(),
             cells=cells,
             relevance=relevance,
             mahalanobis=mahalanobis,
-            shell=_shell(known, cells_of_shell, covered),
+            shell=_shell(known, cells_of_shell, covered, durations),
             spread=float(chosen.var(unbiased=False) / chosen.mean().square().clamp(min=1e-30)),
         )
 
 
-def _shell(whitened: torch.Tensor, cells: torch.Tensor, k: int) -> float:
-    """c* = (mean of |S_i|)², the closed form for given cells in whitened coordinates (T, r)."""
-    sums = torch.zeros(k, whitened.shape[1], device=whitened.device).index_add_(0, cells, whitened)
-    return float((sums.norm(dim=1).sum() / len(whitened)).square())
+def _shell(whitened: torch.Tensor, cells: torch.Tensor, k: int, durations: torch.Tensor) -> float:
+    """c* = (Σ|S_i| / Σ w)², the closed form for given cells in whitened coordinates (T, r)."""
+    sums = torch.zeros(k, whitened.shape[1], device=whitened.device)
+    sums.index_add_(0, cells, durations[:, None] * whitened)
+    return float((sums.norm(dim=1).sum() / durations.sum()).square())
 
 
-def _worst_stretch(z: torch.Tensor, indices: torch.Tensor, width: int) -> float:
-    """The largest running median, over `width` (odd) groups, of the squared distance to the nearest chosen group.
+def _worst_stretch(z: torch.Tensor, indices: torch.Tensor, width: int, durations: torch.Tensor) -> float:
+    """The largest running median of the squared distance to the nearest chosen group, over `width` (odd) of T equal
+    steps of time.
 
     A median: a scene without a representative counts, an event shorter than half the stretch does not.
     """
-    left = _squared_residuals(z, z, indices, z.mean(dim=0))
+    moments = (torch.arange(len(z), dtype=torch.float64) + 0.5) * (float(durations.sum()) / len(z))
+    left = _squared_residuals(z, z, indices, z.mean(dim=0))[shown_at(durations, moments)]
     edges = torch.nn.functional.pad(left[None, None], (width // 2, width // 2), mode="replicate")[0, 0]
     return float(edges.unfold(0, width, 1).median(dim=1).values.max())
 
 
-def _sees_what_equal_steps_miss(z: torch.Tensor, found: torch.Tensor, equal: torch.Tensor, k: int) -> bool:
-    """Whether `found` leaves a worst stretch of the video decisively better than the one `equal` leaves."""
-    width = min(max(int(_STRETCH * len(z) / k) | 1, 3), (len(z) - 1) | 1)
-    return _worst_stretch(z, found, width) < _DECISIVE * _worst_stretch(z, equal, width)
+def _sees_what_equal_steps_miss(
+    z: torch.Tensor, found: torch.Tensor, equal: torch.Tensor, durations: torch.Tensor
+) -> bool:
+    """Whether `found` (k,) leaves a worst stretch of the video decisively better than the one `equal` (k,) leaves."""
+    width = min(max(int(_STRETCH * len(z) / len(equal)) | 1, 3), (len(z) - 1) | 1)
+    return _worst_stretch(z, found, width, durations) < _DECISIVE * _worst_stretch(z, equal, width, durations)
 
 
 def _coverage(
@@ -305,6 +317,7 @@ def _coverage(
     times: torch.Tensor,
     k: int,
     taken: torch.Tensor,
+    durations: torch.Tensor,
     time_weight: float,
     iterations: int,
     asked: bool,
@@ -315,20 +328,20 @@ def _coverage(
     evidence; a question for which nothing was taken is about the whole: there it must also leave a decisively better
     worst stretch. Without one the point nearest its cell's mean in all channels stands for the cell.
     """
-    count = len(x)
     # A start in equal steps, away from what is taken; its c* is the unit in which time is weighed. The floor lets time
     # decide between equal pictures.
-    spread = torch.cat([taken, _spread_out(count, k, taken)]) if len(taken) < k else taken
+    spread = torch.cat([taken, _spread_out(durations, k, taken)]) if len(taken) < k else taken
     start = _nearest_in_time(times, spread)
     start[spread] = torch.arange(k, device=x.device)
     relocations = _RELOCATIONS
-    if count * k > _MANY:
+    if len(x) * k > _MANY:
         iterations, relocations = min(iterations, _FEW_ITERATIONS), _FEW_RELOCATIONS
-    first = shell_lbg(z, k, start=start, iterations=0, held=taken)
-    tau2 = max(time_weight * float(first.radius.square()), 1e-6 * float(z.square().sum(1).mean()), 1e-12)
+    first = shell_lbg(z, k, durations, start=start, iterations=0, held=taken)
+    tau2 = max(time_weight * float(first.radius.square()), 1e-6 * float(mean(z.square().sum(1), durations)), 1e-12)
     codebook = shell_lbg(
         z,
         k,
+        durations,
         times=times,
         time_weight=tau2,
         start=start,
@@ -336,23 +349,24 @@ def _coverage(
         held=taken,
         relocations=relocations,
     )
-    costs = codebook.costs if asked else _distances_to_means(x, codebook.cells, k)
+    costs = codebook.costs if asked else _distances_to_means(x, codebook.cells, k, durations)
     found = snap_to_points(codebook.cells, costs, k)
     found[: len(taken)] = taken
-    if asked and not len(taken) and not _sees_what_equal_steps_miss(z, found, spread, k):
+    if asked and not len(taken) and not _sees_what_equal_steps_miss(z, found, spread, durations):
         found = spread
     elif asked:
-        found = _least_error(x, spread, found, certainty=0.0)
+        found = _least_error(x, spread, found, durations, certainty=0.0)
     return found.sort().values, codebook.cells, tau2
 
 
-def _distances_to_means(x: torch.Tensor, cells: torch.Tensor, k: int) -> torch.Tensor:
-    """Squared distance of each row of `x` (T, d) to the mean of its cell, (T,)."""
+def _distances_to_means(x: torch.Tensor, cells: torch.Tensor, k: int, durations: torch.Tensor) -> torch.Tensor:
+    """Squared distance of each row of `x` (T, d) to the mean over time of its cell, (T,)."""
     # About the first row, so that a large common offset costs no digits.
     sums, gaps = torch.zeros(k, x.shape[1], device=x.device), torch.empty_like(x[:CHUNK])
-    for rows, near in zip(x.split(CHUNK), cells.split(CHUNK), strict=True):
-        sums.index_add_(0, near, torch.sub(rows, x[0], out=gaps[: len(rows)]))
-    return _squared_distances(x, x[0] + sums / torch.bincount(cells, minlength=k)[:, None], cells)
+    for rows, near, lasts in zip(x.split(CHUNK), cells.split(CHUNK), durations.split(CHUNK), strict=True):
+        sums.index_add_(0, near, torch.sub(rows, x[0], out=gaps[: len(rows)]).mul_(lasts[:, None]))
+    time = torch.zeros(k, device=x.device).index_add_(0, cells, durations)
+    return _squared_distances(x, x[0] + sums / time[:, None], cells)
 
 
 def _squared_distances(x: torch.Tensor, others: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
