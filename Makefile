@@ -10,7 +10,7 @@ CODE   := configuration modeling_ntlbg processors ntlbg tests
 AV_TESTS := $(addprefix tests/test_,decoding.py exactness.py sources.py select_frames.py processors.py batch_decoding.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-av quality style tiny tiny-package tiny-smoke bench bench-tiny bench-selectors bench-decode clean
+.PHONY: help demo test test-av fuzz-decode quality style tiny tiny-package tiny-smoke bench bench-tiny bench-selectors bench-decode clean
 
 help:                   ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
@@ -33,6 +33,9 @@ test-av: $(STAMP)       ## decoding with every PyAV that is supported, each besi
 	  $(BIN)/python -m pip install --quiet --no-deps --target build/av "av==$$version.*"; \
 	  PYTHONPATH=build/av $(BIN)/python -c 'import av; print("PyAV", av.__version__)'; \
 	  PYTHONPATH=build/av $(BIN)/python -m pytest -q $(AV_TESTS); done
+
+fuzz-decode: $(STAMP)   ## 2,000 mutated files through probe and select (a few minutes)
+	$(BIN)/python tests/fuzz_decode.py --files 2000 --out docs/benchmarks/decode_fuzz
 
 quality: $(STAMP)       ## check style
 	$(BIN)/ruff check $(CODE)

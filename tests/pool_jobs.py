@@ -44,3 +44,8 @@ def nested(item, allocate):
     from ntlbg.data.worker_pool import run_jobs
 
     return list(run_jobs(row, [1], workers=1))
+
+
+def fail(number, allocate, *, bases, seed):
+    """Stands for a look at a file that ends badly: 0 kills its process, 1 hangs."""
+    return row(["crash", "hang"][number], allocate)
