@@ -7,7 +7,8 @@ STAMP  := $(VENV)/.installed
 AV     ?= 15 16 17.0 17 18
 CODE   := configuration modeling_ntlbg processors ntlbg tests
 
-AV_TESTS := $(addprefix tests/test_,decoding.py exactness.py sources.py select_frames.py processors.py batch_decoding.py)
+AV_TESTS := $(addprefix tests/test_,decoding.py exactness.py sources.py attacks.py scan.py probe.py \
+             fuzz_decode.py select_frames.py processors.py batch_decoding.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-av fuzz-decode quality style tiny tiny-package tiny-smoke bench bench-tiny bench-selectors bench-decode clean

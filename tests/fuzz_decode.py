@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -306,8 +307,8 @@ def described(results: list[Result], seed: int, elapsed: float) -> dict:
 
 def _plain(sentence: str) -> str:
     """A sentence without its numbers and names, to be counted."""
-    words = [word for word in sentence.split(";")[0].split() if not any(mark in word for mark in "0123456789'")]
-    return " ".join(words)[:100]
+    words = re.sub(r"'[^']*'", "FILE", sentence.split(";")[0]).split()
+    return " ".join("N" if any(map(str.isdigit, word)) else word for word in words)[:100]
 
 
 def page(found: dict) -> str:
