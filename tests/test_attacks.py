@@ -1,6 +1,5 @@
 """Hostile files and names: refused in one sentence, and nothing else is opened; witnesses look on."""
 
-import contextlib
 import io
 import os
 import shutil
@@ -18,14 +17,7 @@ from PIL import Image
 from witnesses import WatchedFolder, watched_server
 
 from ntlbg.processors.mov_tables_ntlbg import check_tables
-from ntlbg.processors.video_decoding_ntlbg import (
-    ImageFiles,
-    VideoClip,
-    VideoError,
-    VideoLimits,
-    _Picker,
-    decode_candidates,
-)
+from ntlbg.processors.video_decoding_ntlbg import ImageFiles, VideoClip, VideoError, VideoLimits, decode_candidates
 from ntlbg.selection.api import select_frames
 
 
@@ -318,30 +310,6 @@ def test_a_picture_that_grows_in_mid_stream_is_stopped_by_the_pixel_limit(tmp_pa
     video = decode_candidates(tmp_path / "grows.ts", candidate_fps=25, limits=VideoLimits(max_pixels=64 * 96))
     assert video.frames.shape[1:] == (64, 96, 3)
     assert any("could not be decoded" in w or "cannot be decoded" in w for w in video.warnings)
-
-
-# An AV1 stream out of which FFmpeg's decoder gives a picture without colour planes, in a format that has them.
-AV1_HEADER = "81000c000a0a000000032dffc02f8004"
-AV1_PACKETS = (
-    "8c0000023e018000caf1",
-    "b36208910fcf252298da9d99f341d4462c3ee71378bd0cdc59c94ac3cedff3ba0bf857dccfcd4d7e6dd2bafc96cf35794e47f912954c"
-    "f3b82755cf60fd4382be186b517f6a91e584e76119feea91c27e0838331dbebae40b1dd82f29b30beb44165ad95b",
-    "1a0df2676a68d18606f5cc7c8d5a75f5f5",
-)
-
-
-def test_a_picture_without_all_its_planes_does_not_reach_the_scaler():
-    decoder, frames = av.CodecContext.create("libdav1d", "r"), []
-    decoder.thread_type = "NONE"
-    decoder.extradata = bytes.fromhex(AV1_HEADER)
-    for content in AV1_PACKETS:
-        with contextlib.suppress(av.error.FFmpegError):
-            frames += decoder.decode(av.Packet(bytes.fromhex(content)))
-    frames += decoder.decode(None)
-    assert [(frame.format.name, len(frame.planes)) for frame in frames] == [("yuv420p", 1)]
-    picker = _Picker(1, None, 1.0, VideoLimits(), "planes.mp4", None)
-    picker.put(0, frames[0], 0)  # the scaler would end the process
-    assert not picker.filled.any()
 
 
 def test_good_films_still_open(planted):

@@ -106,6 +106,9 @@ class _Picker:
 
     def put(self, slot: int, frame, rotation: int) -> None:
         check_pixels(frame.width, frame.height, self.name, self.limits)
+        if len(frame.planes) <= max(component.plane for component in frame.format.components):
+            # FFmpeg's AV1 decoder gives such out of damaged streams, and its scaler would read what is not there
+            return
         if self.frames is None:
             self._prepare(frame, rotation)
         self.corrupt += bool(frame.is_corrupt)
