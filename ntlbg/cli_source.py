@@ -101,6 +101,8 @@ def source_of(args: argparse.Namespace, limits: VideoLimits, quiet: bool = True)
     from ntlbg.processors.video_source_ntlbg import VideoClip
 
     source: Any = args.video
+    if not args.video:
+        raise UsageError("VIDEO is empty; give the path of a video file (is a variable of the shell not set?)")
     if args.image_fps is not None:
         source = _folder(Path(args.video), args.image_fps)
     elif args.image_list:

@@ -17,6 +17,11 @@ def printable(text: str) -> str:
     return "".join("\ufffd" if _steers(character) else character for character in text)
 
 
+def one_line(text: str) -> str:
+    """`text` printable and in one line: a file's name may hold line feeds, which would look like lines of ours."""
+    return printable(text).replace("\n", "\ufffd").replace("\t", " ")
+
+
 def shown(text: str) -> str:
     """`text` as it may stand in HTML, XML and their attributes: printable and escaped."""
     return escape(printable(text))

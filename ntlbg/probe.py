@@ -11,7 +11,7 @@ from typing import Any
 import av
 import numpy as np
 
-from ntlbg.plain_text import printable
+from ntlbg.plain_text import one_line
 from ntlbg.processors.video_decoding_ntlbg import VideoFile, VideoLimits, open_video
 from ntlbg.processors.video_images_ntlbg import ImageReader
 from ntlbg.processors.video_index_ntlbg import check_time, open_container, packets_of, picture_stream
@@ -140,20 +140,18 @@ class VideoProbe:
         keys = f"{self.keyframes} of {self.pictures} pictures"
         if self.key_gaps is not None:
             keys += f", {_gap(self.key_gaps.median)} apart, at most {_gap(self.key_gaps.longest)}"
-        nothing = (
-            "nothing found in any picture" if self.thorough else "nothing found; --thorough decodes every picture"
-        )
-        problems = self.problems or [nothing]
+        none = "none found in any picture" if self.thorough else "none found; --thorough decodes every picture"
+        problems = self.problems or [none]
         lines = [
             ("pictures", self._picture_line()),
             ("time", times),
             ("keyframes", keys if self.container is not None else ""),
-            ("beside", ", ".join(self.other_streams)),
-            *(("" if number else "wrong", problem) for number, problem in enumerate(problems)),
+            ("also holds", ", ".join(self.other_streams)),
+            *(("" if number else "problems", problem) for number, problem in enumerate(problems)),
             *(("" if number else "decoding", line) for number, line in enumerate(self._plan_lines())),
         ]
         head = self.name + ("" if self.bytes is None else f", {_size(self.bytes)}")
-        return "\n".join([printable(head), *(f"  {label:<11}{printable(text)}" for label, text in lines if text)])
+        return "\n".join([one_line(head), *(f"  {label:<11}{one_line(text)}" for label, text in lines if text)])
 
     def _picture_line(self) -> str:
         coded = f"{self.coded_width}x{self.coded_height}"
@@ -182,7 +180,7 @@ class VideoProbe:
         }[plan.mode]
         return [
             f"{plan.mode}, because {plan.reason}",
-            f"{_count(plan.candidates, 'candidate')}{where}, {_gap(plan.step)} apart: {how}",
+            f"{_count(plan.candidates, 'candidate')}{where}, {_gap(plan.step)} apart on average: {how}",
             f"then the {plan.k} chosen again at full size",
         ]
 
@@ -322,9 +320,9 @@ def _plan(video: VideoReader, k: int, candidate_fps: float, max_candidates: int,
     if scan != "auto":
         reason = "it was asked for"
     elif mode == "scan":
-        reason = f"{candidate_fps:g} a second would be more than {max_candidates}"
+        reason = f"{candidate_fps:g} a second would make more than {max_candidates}"
     elif (video.end - float(video.times[video.first])) * candidate_fps <= max_candidates:
-        reason = f"{candidate_fps:g} a second are no more than {max_candidates}"
+        reason = f"{candidate_fps:g} a second make no more than {max_candidates}"
     else:
         reason = "its keyframes do not make a scan cheaper"
     if isinstance(video, ImageReader):

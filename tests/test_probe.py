@@ -74,7 +74,7 @@ def test_what_it_says_of_odd_files_is_so(folder, name):
         assert found.problems[0] in text
     else:
         assert found.problems == []
-        assert "nothing found; --thorough decodes every picture" in text
+        assert "none found; --thorough decodes every picture" in text
     assert (found.plan.mode == "sequential") == (name in ("b_frames.avi", "repeated_times.mkv"))
     assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["plan"]["reason"] in text
 
@@ -111,7 +111,7 @@ def test_damage_is_found_when_every_picture_is_decoded(folder, name, problem):
     assert any(problem in sentence for sentence in found.problems), found.problems
     intact = probe(folder / f"intact_{name}", thorough=True)
     assert intact.problems == []
-    assert "nothing found in any picture" in str(intact)
+    assert "none found in any picture" in str(intact)
 
 
 def test_a_clip_and_what_is_asked_for_change_the_plan(folder):
@@ -121,7 +121,7 @@ def test_a_clip_and_what_is_asked_for_change_the_plan(folder):
     assert clip.plan.packets < whole.plan.packets
     assert (clip.plan.k, whole.plan.k) == (3, 16)
     assert clip.clip == (2.0, 4.0)
-    assert "10 candidates from 00:02.0 to 00:04.0, 0.2 s apart" in str(clip)
+    assert "10 candidates from 00:02.0 to 00:04.0, 0.2 s apart on average" in str(clip)
     assert probe(path, max_candidates=4).plan.candidates == 4
     assert probe(path.read_bytes()).plan == probe(path).plan
 
@@ -129,8 +129,8 @@ def test_a_clip_and_what_is_asked_for_change_the_plan(folder):
 def test_it_tells_a_scan_from_a_grid(folder):
     path = made(folder, "closed_gop.mp4")
     short, long = probe(path), probe(path, candidate_fps=12, max_candidates=70)
-    assert (short.plan.mode, short.plan.reason) == ("grid", "2 a second are no more than 768")
-    assert (long.plan.mode, long.plan.reason) == ("scan", "12 a second would be more than 70")
+    assert (short.plan.mode, short.plan.reason) == ("grid", "2 a second make no more than 768")
+    assert (long.plan.mode, long.plan.reason) == ("scan", "12 a second would make more than 70")
     with VideoFile(path) as video:
         numbers = video.scanned_pictures(12, 70, "auto")
         assert long.plan.candidates == len(numbers)
@@ -194,9 +194,16 @@ def test_the_command_leaves_with_two_and_a_sentence_for_what_is_no_video(capsys,
 
 
 def test_a_name_cannot_steer_the_terminal(folder, tmp_path, capsys):
-    path = tmp_path / "a\x1b[31mred\u202e.mp4"
+    path = tmp_path / "a\x1b[31mred\u202e\n  problems   none found.mp4"
     path.write_bytes(made(folder, "closed_gop.mp4").read_bytes())
     code, out, _ = run(capsys, path)
     assert code == 0
     assert "\x1b" not in out
     assert "\u202e" not in out
+    assert out.count("\n  problems") == 1
+
+
+def test_an_empty_name_is_told_as_such(capsys):
+    code, out, err = run(capsys, "")
+    assert (code, out) == (2, "")
+    assert err.startswith("ntlbg: error: VIDEO is empty; ")

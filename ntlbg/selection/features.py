@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ntlbg.plain_text import printable
+from ntlbg.plain_text import one_line
 from ntlbg.processors.video_decoding_ntlbg import VideoLimits, open_video, take_frames
 from ntlbg.processors.video_source_ntlbg import frames_in_memory, is_encoded_source, unclipped
 from ntlbg.selection.chat import frames_message, image_part, image_url_part
@@ -224,8 +224,8 @@ class FrameSelection:
         judge = "the weight-free descriptor" if self.encoder is None else self.encoder
         clip = "" if self.clip is None else " from {} to {}".format(*(clock(s, tenths=True) for s in self.clip))
         return (
-            f"{printable(self.name)}{clip}: {frames} of {self.num_candidates} candidates ({counts}), "
-            f"judged by {printable(judge)}\n"
+            f"{one_line(self.name)}{clip}: {frames} of {self.num_candidates} candidates ({counts}), "
+            f"judged by {one_line(judge)}\n"
             f"as a video for a VLM that fuses frames in time, each frame is a group of its own: {groups}\n\n"
             + table(("rank", "picture", "time", "seconds", "stratum", "weight", "stands for"), rows)
         )
