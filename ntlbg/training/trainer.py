@@ -31,7 +31,7 @@ logger = logging.get_logger(__name__)
 
 # Adapters' checkpoints hold no buffers.
 STATISTICS_NAME = "align_statistics.safetensors"
-_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", STATISTICS_NAME)
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", STATISTICS_NAME)
 _ALWAYS_REACHED = ("language_model", "embeddings")
 
 
@@ -315,7 +315,7 @@ class NTLBGTrainer(Trainer):
                 logger.warning(f"Only the adapters were saved. {error}")
             else:
                 self.ntlbg_model.save_pretrained(folder, state_dict=merged)
-                for name in _ADAPTER_FILES:
+                for name in ADAPTER_FILES:
                     (folder / name).unlink(missing_ok=True)
                 return
         statistics = {name: getattr(self.ntlbg_model, name).cpu() for name in ("expected_mean", "expected_variance")}
@@ -358,4 +358,4 @@ def _shares(outputs, totals: dict[str, int]) -> dict[str, torch.Tensor]:
     return shares
 
 
-__all__ = ["NTLBGTrainer"]
+__all__ = ["ADAPTER_FILES", "STATISTICS_NAME", "NTLBGTrainer"]

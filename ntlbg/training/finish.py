@@ -1,0 +1,59 @@
+"""The end of a run: the whole model where only its adapters could be saved, and its way to the Hub."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from huggingface_hub import HfApi
+from safetensors.torch import load_file
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+from ntlbg.training.arguments import ModelArguments
+from ntlbg.training.build import build_model
+from ntlbg.training.lora import merged_state_dict
+from ntlbg.training.trainer import ADAPTER_FILES, STATISTICS_NAME, NTLBGTrainer
+
+
+def save_whole_model(trainer: NTLBGTrainer, args: ModelArguments) -> None:
+    r"""
+    Turn adapters in the run's folder into the whole model: its beginning is loaded again, on the CPU and unquantized,
+    and they are added. Nothing to do where the Trainer saved the whole model.
+
+    All processes call; the first one works.
+    """
+    folder = Path(trainer.args.output_dir)
+    if trainer.is_world_process_zero() and (folder / "adapter_config.json").is_file():
+        from peft import PeftModel
+
+        # What is loaded from here on is not spread over processes.
+        unset_hf_deepspeed_config()
+        model, _ = build_model(replace(args, load_in_4bit=False), trainer.args)
+        adapted = PeftModel.from_pretrained(model, folder)
+        merged = merged_state_dict(adapted) | load_file(folder / STATISTICS_NAME)
+        model.config.selector_trained = True
+        model.save_pretrained(folder, state_dict=merged)
+        for name in ADAPTER_FILES:
+            (folder / name).unlink(missing_ok=True)
+    trainer.accelerator.wait_for_everyone()
+
+
+def push(trainer: NTLBGTrainer) -> str:
+    """Push the run's folder, without its checkpoints, in one commit; the commit's address."""
+    args = trainer.args
+    api = HfApi(token=args.hub_token)
+    name = args.hub_model_id or Path(args.output_dir).name
+    repo = api.create_repo(name, private=args.hub_private_repo, exist_ok=True).repo_id
+    commit = api.upload_folder(
+        repo_id=repo,
+        folder_path=args.output_dir,
+        commit_message="End of training",
+        revision=args.hub_revision,
+        ignore_patterns=["checkpoint-*", "_*", "*.bin", "optimizer*"],
+        # Checkpoints that were pushed while the run went on may have been adapters.
+        delete_patterns=list(ADAPTER_FILES),
+    )
+    return commit.commit_url
+
+
+__all__ = ["push", "save_whole_model"]
