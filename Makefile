@@ -5,13 +5,13 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 AV     ?= 15 16 17.0 17 18
-CODE   := configuration modeling_ntlbg processors ntlbg tests
+CODE   := configuration modeling_ntlbg processors ntlbg tests train.py
 
 AV_TESTS := $(addprefix tests/test_,decoding.py exactness.py sources.py attacks.py scan.py probe.py \
              fuzz_decode.py select_frames.py processors.py batch_decoding.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-av fuzz-decode quality style tiny tiny-package tiny-smoke bench bench-tiny bench-selectors bench-decode clean
+.PHONY: help demo test test-av test-distributed fuzz-decode quality style tiny tiny-package tiny-smoke bench bench-tiny bench-selectors bench-decode clean
 
 help:                   ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
@@ -37,6 +37,9 @@ test-av: $(STAMP)       ## decoding with every PyAV that is supported, each besi
 
 fuzz-decode: $(STAMP)   ## 2,000 mutated files through probe and select (a few minutes)
 	$(BIN)/python tests/fuzz_decode.py --files 2000 --out docs/benchmarks/decode_fuzz
+
+test-distributed: $(STAMP) ## DDP, ZeRO-2 and ZeRO-3 with two processes; every file in ds_configs and configuration/accelerate (minutes)
+	$(BIN)/python -m pytest -q tests/test_distributed.py -m "distributed or not distributed"
 
 quality: $(STAMP)       ## check style
 	$(BIN)/ruff check $(CODE)

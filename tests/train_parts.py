@@ -69,10 +69,10 @@ def run_here(**values) -> int:
     return main(flags(**{"use_cpu": True, **values}))
 
 
-def start(words: list[str], *, launcher=(), **environment) -> subprocess.Popen:
+def start(words: list[str], *, launcher=(), program: Path = ROOT / "train.py", **environment) -> subprocess.Popen:
     """train.py in a process of its own, one thread each."""
     settings = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", **environment}
-    command = [sys.executable, *launcher, str(ROOT / "train.py"), *words]
+    command = [sys.executable, *launcher, str(program), *words]
     return subprocess.Popen(
         command, env=settings, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

@@ -59,6 +59,12 @@ def build_model(
         raise
     except (ImportError, OSError, ValueError) as error:
         raise InputError(f"the model {name!r} cannot be loaded: {first_sentence(error)}") from error
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(training.mixed_precision)
+    if half is not None and is_deepspeed_zero3_enabled():
+        # ZeRO-3 casts what it divides while it is made, and leaves what was made beside the base in float32, although
+        # it can only train weights of one type.
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(half)
     for field in _SAMPLING:
         setattr(processor.video_processor, field, getattr(model.config, field))
     if args.frame_pixels is not None:

@@ -81,6 +81,11 @@ class NTLBGTrainer(Trainer):
                 "per GPU with `accelerate launch` or `torchrun`."
             )
         self.stage_summary = apply_stage(model, args.stage, context_weight=args.context_weight)
+        if is_deepspeed_zero3_enabled():
+            from deepspeed.utils import set_z3_leaf_modules
+
+            # Its attention reads weights of modules inside it without calling them.
+            set_z3_leaf_modules(model, [type(_inner_model(model).selector.query_encoder)])
         super().__init__(model=model, args=args, **kwargs)
         self.loss_is_scaled_for_ga = True
         self._window = LogWindow()
@@ -109,6 +114,13 @@ class NTLBGTrainer(Trainer):
             return super().train(*args, **kwargs)
         finally:
             model.statistics_folded_by_caller = False
+
+    def _run_epoch(self, **kwargs):
+        # transformers takes a step before it asks: a run that is taken up at its very end would train on.
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(**kwargs)
 
     def create_optimizer(self, model=None):
         """With `selector_learning_rate` the selector, rich points and transition are groups of their own."""
@@ -320,6 +332,11 @@ class NTLBGTrainer(Trainer):
                 return
         statistics = {name: getattr(self.ntlbg_model, name).cpu() for name in ("expected_mean", "expected_variance")}
         save_file(statistics, folder / STATISTICS_NAME)
+
+    def _save_rng_state(self, output_dir):
+        super()._save_rng_state(output_dir)
+        # What comes next, the Trainer's state, says that all is written: also what the other processes write.
+        self.accelerator.wait_for_everyone()
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
