@@ -110,15 +110,16 @@ class LooksMixin:
         slots = self._query_slots(query_input_ids, query_attention_mask)
         if None in slots:
             raise ValueError(f"Query {slots.index(None)} is empty; there is no relevance to nothing.")
-        return torch.stack([self.selector.relevance(video.tokens, query) for query in slots])
+        return torch.stack([self.selector(video.tokens, query)[0] for query in slots])
 
     def _choose(self, tokens, descriptors, k: int, slots, scores, seconds) -> tuple[Selection, LowRankGaussian]:
         """Choose k of one video's groups. `scores` are a scorer's cosines (T,), `slots` the query's (m, s); either may
         be None."""
         config, notes = self.config, []
-        relevance, calibrated, prior = None, False, None
+        relevance, calibrated, prior, worth = None, False, None, 0.0
         if slots is not None and config.selector_trained:
-            relevance, calibrated, prior = self.selector.relevance(tokens, slots), True, self.selector.prior(slots)
+            relevance, *moments, worth = self.selector(tokens, slots)
+            calibrated, prior = True, LowRankGaussian(*moments)
         elif scores is not None:
             relevance = scores
         elif slots is not None:
@@ -138,7 +139,7 @@ class LooksMixin:
             weights=durations * (RELEVANCE_FLOOR + relevance.sigmoid()) if calibrated else durations,
             rank=config.covariance_rank,
             prior=prior,
-            kappa=self.selector.prior_worth if prior is not None else 0.0,
+            kappa=worth,
         )
         with torch.no_grad():
             chosen = select_representatives(

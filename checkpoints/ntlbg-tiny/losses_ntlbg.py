@@ -62,9 +62,10 @@ class Transition(FullPrecisionModule):
 
     def forward(self, context, visual, seconds):
         """Contexts (k, c), visual features (k, D), seconds (k,) -> predicted contexts 1..k-1, shape (k - 1, c)."""
-        visual = self.visual(F.layer_norm(visual, visual.shape[-1:]))
+        weight = self.out.bias
+        visual = self.visual(F.layer_norm(visual, visual.shape[-1:]).to(weight))
         gap = seconds.diff().clamp_min(0).log1p()[:, None]
-        x = torch.cat([context[:-1], visual[:-1], visual[1:], gap], dim=-1)
+        x = torch.cat([context[:-1], visual[:-1], visual[1:], gap], dim=-1).to(weight)
         return context[:-1] + self.out(F.gelu(self.hidden(x)))
 
 

@@ -108,10 +108,10 @@ class RichPoints(FullPrecisionModule):
         float32."""
         with torch.autocast(descriptors.device.type, enabled=False):
             device = self.gate.device
-            x = self.context_input(self.descriptor_norm(descriptors.to(device, torch.float32)))
+            x = self.context_input(self.descriptor_norm(descriptors.to(self.gate)))
             encoded, _ = self.context_encoder(context_windows(x, indices.to(device), self.window))
-            cell = self.cell_input(self.descriptor_norm(pooled.to(device, torch.float32)))
-            return self.context_norm(encoded[:, self.window // 2] + cell).to(descriptors.device)
+            cell = self.cell_input(self.descriptor_norm(pooled.to(self.gate)))
+            return self.context_norm(encoded[:, self.window // 2] + cell).to(descriptors.device, torch.float32)
 
     def encode_time(self, seconds: torch.Tensor) -> torch.Tensor:
         """Seconds (k,) -> (k, 2 * time_frequencies): sines and cosines with periods from 1 second to about 3 hours."""
@@ -134,10 +134,10 @@ class RichPoints(FullPrecisionModule):
         with torch.autocast(tokens.device.type, enabled=False):
             device = self.gate.device
             context, weights, seconds = context.to(device), weights.to(device), seconds.to(device)
-            visual = self.visual_norm(tokens.to(device, torch.float32).mean(dim=1))
+            visual = self.visual_norm(tokens.to(device, torch.float32).mean(dim=1).to(self.gate))
             # As a logarithm and relative to 1/k, so that a representative of average weight gives zero.
             weight = (weights.float().clamp_min(1e-6) * len(weights)).log()
-            point = torch.cat([visual, context, weight[:, None], self.encode_time(seconds)], dim=-1)
+            point = torch.cat([visual, context, weight[:, None], self.encode_time(seconds)], dim=-1).to(self.gate)
             residual = self.gate * self.fuse_out(F.gelu(self.fuse_in(point)))
             return tokens + residual[:, None].to(tokens)
 

@@ -23,7 +23,11 @@ def sinusoid(positions: torch.Tensor, size: int, longest: float = 10_000.0) -> t
 
 
 class FullPrecisionModule(nn.Module):
-    """Stays in its own type (float32) when the model around it is cast, as by `model.bfloat16()`; moves with it."""
+    """Stays in its own type (float32) when the model around it is cast, as by `model.bfloat16()`; moves with it.
+
+    DeepSpeed in half precision casts the weights themselves (and keeps float32 ones to train): then layers work in
+    that type, and what leaves the module is float32 again.
+    """
 
     def _apply(self, fn, recurse=True):
         def move_only(tensor):
@@ -54,7 +58,7 @@ class QueryEncoder(nn.Module):
         # Attention over nothing is NaN, and would be so for the whole row.
         mask = mask.bool() | ~mask.bool().any(dim=1, keepdim=True)
         x = self.project(self.norm(embeddings))
-        x = x + sinusoid(torch.arange(x.shape[1], device=x.device), x.shape[2])
+        x = x + sinusoid(torch.arange(x.shape[1], device=x.device), x.shape[2]).to(x)
         x = self.layer(x, src_key_padding_mask=~mask)
         scores = torch.einsum("ms,bls->bml", self.slots, x) / math.sqrt(x.shape[2])
         scores = scores.masked_fill(~mask[:, None], torch.finfo(scores.dtype).min)
@@ -87,11 +91,21 @@ class NTLBGSelector(FullPrecisionModule):
         self.prior_scales = nn.Linear(size, rank)
         self.kappa = nn.Parameter(torch.zeros(()))
 
+    def forward(self, tokens: torch.Tensor, slots: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        r"""
+        Relevance, and the prior as plain tensors: mu0, D0, U0, and what it is worth in groups.
+
+        What reads parameters of this module itself runs in here: sharded weights (ZeRO-3) are whole only during a
+        module's own forward.
+        """
+        prior = self.prior(slots)
+        return self.relevance(tokens, slots), prior.mean, prior.diagonal, prior.factor, self.prior_worth
+
     def encode_query(self, embeddings: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Token embeddings (B, L, E) and mask (B, L) -> slots (B, m, s) in float32."""
         with torch.autocast(embeddings.device.type, enabled=False):
-            device = self.kappa.device
-            return self.query_encoder(embeddings.to(device, torch.float32), mask.to(device)).to(embeddings.device)
+            slots = self.query_encoder(embeddings.to(self.kappa), mask.to(self.kappa.device))
+            return slots.to(embeddings.device, torch.float32)
 
     def relevance(self, tokens: torch.Tensor, slots: torch.Tensor, chunk: int = 64) -> torch.Tensor:
         r"""
@@ -110,7 +124,7 @@ class NTLBGSelector(FullPrecisionModule):
             slots = F.normalize(slots.float(), dim=-1).to(device)
             parts = []
             for part in tokens.split(chunk, dim=-3):
-                keys = F.normalize(self.key(self.key_norm(part.to(device, torch.float32))), dim=-1)
+                keys = F.normalize(self.key(self.key_norm(part.to(self.kappa))).float(), dim=-1)
                 match = torch.einsum("...tns,...ms->...tnm", keys, slots)
                 parts.append(match.flatten(-2).amax(dim=-1))
             # At birth: logit 0 where the cosine is .5, and a slope at which a cosine of 1 is a near certainty.
@@ -120,17 +134,17 @@ class NTLBGSelector(FullPrecisionModule):
     def prior(self, slots: torch.Tensor) -> LowRankGaussian:
         """Prior of one row's Gaussian from its slots (m, s)."""
         with torch.autocast(slots.device.type, enabled=False):
-            pooled = slots.to(self.kappa.device, torch.float32).mean(dim=-2)
+            pooled = slots.to(self.kappa.device, torch.float32).mean(dim=-2).to(self.kappa)
             return LowRankGaussian(
-                self.prior_mean(pooled).to(slots.device),
-                (F.softplus(self.prior_log_diagonal(pooled)) + 1e-4).to(slots.device),
-                (self.prior_basis * self.prior_scales(pooled)).to(slots.device),
+                self.prior_mean(pooled).to(slots.device, torch.float32),
+                (F.softplus(self.prior_log_diagonal(pooled).float()) + 1e-4).to(slots.device),
+                (self.prior_basis * self.prior_scales(pooled)).to(slots.device, torch.float32),
             )
 
     @property
     def prior_worth(self) -> torch.Tensor:
         """What the prior is worth, in groups: |kappa|, with slope 1 at 0, so that any step away from 0 opens it."""
-        return torch.where(self.kappa < 0, -self.kappa, self.kappa)
+        return torch.where(self.kappa < 0, -self.kappa, self.kappa).float()
 
     def init_own_parameters(self, std: float):
         """Values at birth of what is not a linear or norm layer."""
