@@ -165,7 +165,8 @@ def test_every_accelerate_file_trains(name, parts, tmp_path):
         config["distributed_type"] = "MULTI_CPU" if config["num_processes"] > 1 else "NO"
     (tmp_path / name).write_text(yaml.safe_dump(config))
     launcher = ("-m", "accelerate.commands.launch", "--config_file", str(tmp_path / name))
-    words = flags(**values(parts, tmp_path / "out", max_steps=1, save_strategy="no", use_cpu=not deepspeed))
+    device = {"ddp_backend": "gloo"} if deepspeed else {"use_cpu": True}
+    words = flags(**values(parts, tmp_path / "out", max_steps=1, save_strategy="no", **device))
     finish(start(words, launcher=launcher, **(ON_A_CPU if deepspeed else {})))
     assert losses(tmp_path / "out").keys() == {1}
     assert "model.safetensors" in {path.name for path in (tmp_path / "out").iterdir()}

@@ -1,8 +1,15 @@
 """What a training run is told: the model, the data, the training. Flat JSON, YAML or flags, by `HfArgumentParser`."""
 
+import functools
 import math
+import os
 from dataclasses import dataclass, field
+from datetime import timedelta
 
+import torch
+from accelerate import PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import patch_environment
 from transformers import TrainingArguments
 
 from ntlbg.training.loss_schedule import SCHEDULES
@@ -196,6 +203,16 @@ class NTLBGTrainingArguments(TrainingArguments):
                 "pixels lie flat, one video after another; leave both unset."
             )
         self.accelerator_config.dispatch_batches = False
+
+    @functools.cached_property
+    def _setup_devices(self) -> torch.device:
+        if self.deepspeed and not self.use_cpu and os.environ.get("DS_ACCELERATOR") == "cpu":
+            # For DeepSpeed on a CPU accelerate names no backend, and would then count one process.
+            AcceleratorState._reset_state(reset_partial_state=True)
+            with patch_environment(accelerate_use_deepspeed="true"):
+                PartialState(backend="gloo", timeout=timedelta(seconds=self.ddp_timeout))
+            self.accelerator_config.use_configured_state = True
+        return super()._setup_devices
 
 
 __all__ = ["LANGUAGE_MODEL_PROJECTIONS", "STAGES", "DataArguments", "ModelArguments", "NTLBGTrainingArguments"]
