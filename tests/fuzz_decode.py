@@ -18,7 +18,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -38,7 +38,8 @@ from ntlbg.selection.api import select_frames
 av.logging.set_level(None)
 
 PICTURES = ("photo.jpg", "photo.png", "photo.webp", "photo.bmp", "photo.gif")
-SECONDS = 10.0
+SECONDS = 10.0  # of processor time that one file may take
+WAIT = 120.0  # by the clock: the machine may be busy, and what sleeps takes no processor time
 MEMORY = 2**30  # bytes that one file may cost
 
 # Numbers that are often one too many.
@@ -57,7 +58,6 @@ class Result:
     text: str = ""
     seconds: float = 0.0
     megabytes: float = 0.0
-    retried: bool = False
 
 
 # -- files ----------------------------------------------------------------------------------------------------------
@@ -222,7 +222,9 @@ def look(number: int, allocate, *, bases: list[Path], seed: int) -> Result:
         before, start = _reset_peak(), time.process_time()
         outcome, text = _outcome(source, "keyframes" if number % 2 else "auto")
         seconds, megabytes = time.process_time() - start, max(0.0, _peak() - before) / 2**20
-    if megabytes > MEMORY / 2**20:
+    if seconds > SECONDS:
+        outcome = "hang"
+    elif megabytes > MEMORY / 2**20:
         outcome = "memory"
     return Result(number, base.name, kind, outcome, text, round(seconds, 3), round(megabytes, 1))
 
@@ -257,27 +259,19 @@ def _outcome(source, scan: str) -> tuple[str, str]:
 # -- a run ----------------------------------------------------------------------------------------------------------
 
 
-def run(
-    numbers, bases: list[Path], seed: int, workers: int = 2, seconds: float = SECONDS, look: Job = look
-) -> list[Result]:
-    """The `Result` of each file in `numbers`; one that took too long is looked at again: the machine may sleep."""
-    results = {result.number: result for result in _run(numbers, bases, seed, workers, seconds, look)}
-    late = [number for number, result in results.items() if result.outcome == "hang"]
-    results |= {result.number: replace(result, retried=True) for result in _run(late, bases, seed, 1, seconds, look)}
-    return list(results.values())
-
-
-def _run(numbers, bases: list[Path], seed: int, workers: int, seconds: float, look: Job):
-    job = partial(look, bases=bases, seed=seed)
-    for outcome in run_jobs(job, list(numbers), workers=workers, timeout=seconds, in_order=False):
+def run(numbers, bases: list[Path], seed: int, workers: int = 2, wait: float = WAIT, look: Job = look) -> list[Result]:
+    """The `Result` of each file in `numbers`; `wait` is what a file may take by the clock."""
+    job, results = partial(look, bases=bases, seed=seed), []
+    for outcome in run_jobs(job, list(numbers), workers=workers, timeout=wait, in_order=False):
         result = outcome.value
         if result is None:
             base, kind, _, _ = fuzzed(bases, seed, outcome.item)
             ended = "hang" if "took longer" in outcome.error else "crash"
-            result = Result(outcome.item, base.name, kind, ended, outcome.error, seconds)
+            result = Result(outcome.item, base.name, kind, ended, outcome.error, wait)
         if result.outcome not in ("frames", "refused"):
             print(result, file=sys.stderr)
-        yield result
+        results.append(result)
+    return results
 
 
 def described(results: list[Result], seed: int, elapsed: float) -> dict:
@@ -295,8 +289,7 @@ def described(results: list[Result], seed: int, elapsed: float) -> dict:
         "seed": seed,
         "bases": len({result.base for result in results}),
         "minutes": round(elapsed / 60, 1),
-        "limits": {"seconds": SECONDS, "megabytes": MEMORY / 2**20},
-        "retried": sum(result.retried for result in results),
+        "limits": {"cpu_seconds": SECONDS, "seconds": WAIT, "megabytes": MEMORY / 2**20},
         "outcomes": {name: outcomes[name] for name in ("frames", "refused", "hang", "crash", "bug", "memory")},
         "cpu_seconds": {"median": float(np.median(costs[:, 0])), "longest": float(costs[:, 0].max())},
         "megabytes": {"median": float(np.median(costs[:, 1])), "largest": float(costs[:, 1].max())},
@@ -320,8 +313,8 @@ def page(found: dict) -> str:
         f"{found['files']} files, made from {found['bases']} odd ones (and pictures) by bit flips, cuts, holes, "
         "noise, splices, swaps, and numbers at the edge in headers; each through the probe, the probe that decodes "
         "everything, and `select_frames`; as a path, a clip or bytes in turn, and every second one by a scan of its "
-        f"keyframes. A file may take {limits['seconds']:g} s and {limits['megabytes']:g} MB; one that takes "
-        f"longer is looked at once more ({found['retried']} were).",
+        f"keyframes. A file may take {limits['cpu_seconds']:g} s of processor time ({limits['seconds']:g} s by "
+        f"the clock) and {limits['megabytes']:g} MB.",
         "",
         f"`{found['command']}` (seed {found['seed']}), commit {found['commit']}, {found['machine']}, PyAV "
         f"{found['versions']['av']} with FFmpeg {found['versions']['ffmpeg']}; {found['minutes']} minutes.",

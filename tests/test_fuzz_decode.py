@@ -42,8 +42,7 @@ def bases(tmp_path_factory):
 
 
 def test_mutated_files_give_frames_or_a_sentence_in_bounded_time_and_memory(bases):
-    # The limit on time is for a machine that has nothing else to do: here it is held on the processor's clock.
-    results = run(range(FILES), bases, seed=1, seconds=12 * SECONDS)
+    results = run(range(FILES), bases, seed=1)
     assert sorted(result.number for result in results) == list(range(FILES))
     assert [result for result in results if result.outcome not in ("frames", "refused")] == []
     assert max(result.seconds for result in results) < SECONDS
@@ -55,17 +54,16 @@ def test_mutated_files_give_frames_or_a_sentence_in_bounded_time_and_memory(base
 
 
 def test_a_crash_a_hang_a_bug_and_too_much_memory_are_told_apart(bases, monkeypatch):
-    results = run(range(2), bases, seed=1, seconds=0.5, look=fail)
-    assert {result.number: (result.outcome, result.retried) for result in results} == {
-        0: ("crash", False),
-        1: ("hang", True),
-    }
+    results = run(range(2), bases, seed=1, wait=0.5, look=fail)
+    assert {result.number: result.outcome for result in results} == {0: "crash", 1: "hang"}
     page_of_failures = page(json.loads(json.dumps(described(results, 1, 1.0))))
     assert "closed_gop.mp4" in page_of_failures.split("## Failures")[1]
     assert look(2, None, bases=bases, seed=1).outcome in ("frames", "refused")
     with monkeypatch.context() as patch:
         patch.setattr(fuzz_decode, "MEMORY", -1)
         assert look(2, None, bases=bases, seed=1).outcome == "memory"
+        patch.setattr(fuzz_decode, "SECONDS", 0.0)
+        assert look(2, None, bases=bases, seed=1).outcome == "hang"
     with monkeypatch.context() as patch:
         patch.setattr(fuzz_decode, "_way", lambda path, number: Mistaken())
         broken = look(2, None, bases=bases, seed=1)
