@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from itertools import chain, islice
 from typing import Any
@@ -351,6 +352,7 @@ def _damage(video: VideoReader, limits: VideoLimits) -> list[str]:
         return video.read(video.pictures, max_side=8, drop_missing=True).warnings
     deadline = time.monotonic() + limits.decode_timeout
     packets = refused = pictures = damaged = 0
+    sizes: Counter[tuple[int, int]] = Counter()
     stopped = []
     with open_container(video.source, limits) as container:
         stream = picture_stream(container, video.name, limits)
@@ -367,13 +369,21 @@ def _damage(video: VideoReader, limits: VideoLimits) -> list[str]:
                     continue
                 pictures += len(frames)
                 damaged += sum(bool(frame.is_corrupt) for frame in frames)
+                sizes.update((frame.width, frame.height) for frame in frames)
         except av.error.FFmpegError as error:
             stopped = [f"reading stopped after {packets} packets ({(error.strerror or type(error).__name__).lower()})"]
     found = (
         (refused, f"{refused} of {packets} packets cannot be decoded"),
         (damaged, f"{damaged} of {pictures} pictures are marked as damaged"),
+        (len(sizes) > 1, "pictures change their size and are scaled to one: " + _sizes(sizes)),
     )
     return stopped + [sentence for number, sentence in found if number]
+
+
+def _sizes(counts: Counter[tuple[int, int]]) -> str:
+    """The most frequent sizes; damage may make any number of them."""
+    some = ", ".join(f"{number} of {width}x{height}" for (width, height), number in counts.most_common(3))
+    return some + (f" and {len(counts) - 3} more sizes" if len(counts) > 3 else "")
 
 
 def _unpointed(error: Exception) -> str:

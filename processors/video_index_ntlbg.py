@@ -6,6 +6,7 @@ Opening is where a hostile file acts, so two whitelists (formats and protocols),
 before the first byte is parsed: a playlist renamed to .mp4 could otherwise open other local files or the network.
 """
 
+import errno
 import io
 import os
 import time
@@ -82,6 +83,9 @@ def _pixel_option(limits: VideoLimits) -> str:
 
 
 def _reason(error: av.error.FFmpegError) -> str:
+    if error.errno == errno.EINVAL:
+        # what FFmpeg says of a format outside the whitelist
+        return "another format, or a damaged header"
     return (error.strerror or type(error).__name__).lower()
 
 

@@ -114,6 +114,16 @@ def test_damage_is_found_when_every_picture_is_decoded(folder, name, problem):
     assert "none found in any picture" in str(intact)
 
 
+def test_a_change_of_size_is_found_when_every_picture_is_decoded(folder):
+    found = probe(made(folder, "size_change.ts"), thorough=True)
+    assert found.problems[-1] == "pictures change their size and are scaled to one: 60 of 96x64, 60 of 128x96"
+
+
+def test_a_format_that_is_not_read_is_told_as_such(tmp_path):
+    with pytest.raises(VideoError, match=r"as a video \(another format, or a damaged header\); pass"):
+        probe(write_audio(tmp_path / "sound.wav"))
+
+
 def test_a_clip_and_what_is_asked_for_change_the_plan(folder):
     path = made(folder, "closed_gop.mp4")
     whole, clip = probe(path, candidate_fps=5), probe(VideoClip(path, 2, 4), candidate_fps=5, k=3)
