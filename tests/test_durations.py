@@ -17,6 +17,7 @@ from ntlbg.evaluation.descriptor_worlds import FRAMES, WORLDS
 from ntlbg.evaluation.selector_bench import relative_mse
 from ntlbg.modeling_ntlbg.curves_ntlbg import robust_scores, smooth
 from ntlbg.modeling_ntlbg.durations_ntlbg import check_durations, even_steps, mean, median, middles, until_next
+from ntlbg.modeling_ntlbg.gaussian_ntlbg import fit_gaussian
 from ntlbg.modeling_ntlbg.scorer_ntlbg import relevance_to
 from ntlbg.modeling_ntlbg.strata_ntlbg import quantisation_error, select_representatives
 from ntlbg.processors.processing_ntlbg import NTLBGProcessor
@@ -117,6 +118,18 @@ def test_a_group_that_lasts_twice_as_long_counts_as_two():
         quantisation_error(x, steps, counts.float()),
         quantisation_error(x.repeat_interleave(counts, dim=0), first[steps], ones),
     )
+
+
+def test_the_moments_are_those_of_the_time():
+    # One picture for nine tenths of the time in a tenth of the groups; the rest is noise.
+    x = torch.randn(100, 8, generator=torch.Generator().manual_seed(0))
+    x[:10] = 3.0 + 0.1 * x[:10]
+    durations = torch.tensor([81.0] * 10 + [1.0] * 90)
+    found = select_representatives(x, 4, durations=durations, novelty_share=0.0)
+    torch.testing.assert_close(found.mahalanobis, fit_gaussian(x, weights=durations).mahalanobis(x))
+    assert found.mahalanobis[:10].mean() < 0.1 * found.mahalanobis[10:].mean()
+    by_number = select_representatives(x, 4, novelty_share=0.0)
+    assert by_number.mahalanobis[:10].mean() > by_number.mahalanobis[10:].mean()
 
 
 def test_a_trend_is_taken_over_seconds():
