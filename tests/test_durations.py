@@ -90,16 +90,18 @@ def test_even_steps_are_distinct_whatever_the_durations(durations, k):
     assert 0 <= steps.min() <= steps.max() < len(durations)
 
 
-def test_where_nothing_differs_the_choice_is_even_in_time_not_in_number():
+@pytest.mark.parametrize("asked", [False, True])
+def test_where_nothing_differs_the_choice_is_even_in_time_not_in_number(asked):
     # Ten minutes: a candidate each half second in the first, each 4 s in the others.
     seconds = torch.cat([torch.arange(0, 60, 0.5), torch.arange(60.0, 600.0, 4.0)])
     durations = torch.cat([seconds.diff(), torch.tensor([4.0])])
     x = torch.full((len(seconds), 16), 0.7)
-    found = select_representatives(x, 12, durations=durations)
+    options = {"relevance": torch.full((len(seconds),), 0.3) if asked else None, "novelty_share": 0.0}
+    found = select_representatives(x, 12, durations=durations, **options)
     middle_of_each = 25.0 + 50.0 * torch.arange(12)
     assert (seconds[found.indices] - middle_of_each).abs().max() <= 4.0
     torch.testing.assert_close(found.weights, torch.full((12,), 1 / 12), rtol=0, atol=0.01)
-    by_number = select_representatives(x, 12)
+    by_number = select_representatives(x, 12, **options)
     assert (seconds[by_number.indices] < 60).sum() >= 5
 
 
