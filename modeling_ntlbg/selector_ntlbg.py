@@ -82,14 +82,15 @@ class NTLBGSelector(FullPrecisionModule):
         self.query_encoder = QueryEncoder(embedding_size, size, config.query_slots)
         self.key_norm = nn.LayerNorm(token_size)
         self.key = nn.Sequential(nn.Linear(token_size, size), nn.GELU(), nn.Linear(size, size))
-        self.log_scale = nn.Parameter(torch.zeros(()))
-        self.bias = nn.Parameter(torch.zeros(()))
+        # Of one entry and not of none: DeepSpeed's ZeRO-3 cannot divide a tensor without dimensions.
+        self.log_scale = nn.Parameter(torch.zeros(1))
+        self.bias = nn.Parameter(torch.zeros(1))
         rank = min(config.covariance_rank, descriptor_size)
         self.prior_mean = nn.Linear(size, descriptor_size)
         self.prior_log_diagonal = nn.Linear(size, descriptor_size)
         self.prior_basis = nn.Parameter(torch.zeros(descriptor_size, rank))
         self.prior_scales = nn.Linear(size, rank)
-        self.kappa = nn.Parameter(torch.zeros(()))
+        self.kappa = nn.Parameter(torch.zeros(1))
 
     def forward(self, tokens: torch.Tensor, slots: torch.Tensor) -> tuple[torch.Tensor, ...]:
         r"""
@@ -144,7 +145,7 @@ class NTLBGSelector(FullPrecisionModule):
     @property
     def prior_worth(self) -> torch.Tensor:
         """What the prior is worth, in groups: |kappa|, with slope 1 at 0, so that any step away from 0 opens it."""
-        return torch.where(self.kappa < 0, -self.kappa, self.kappa).float()
+        return torch.where(self.kappa < 0, -self.kappa, self.kappa)[0].float()
 
     def init_own_parameters(self, std: float):
         """Values at birth of what is not a linear or norm layer."""

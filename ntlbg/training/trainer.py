@@ -4,6 +4,7 @@ Every loss is normalised over the whole accumulated batch of all processes: the 
 one by the videos that have it. So the gradients do not depend on how a batch is cut.
 """
 
+import contextlib
 import math
 from pathlib import Path
 
@@ -81,11 +82,6 @@ class NTLBGTrainer(Trainer):
                 "per GPU with `accelerate launch` or `torchrun`."
             )
         self.stage_summary = apply_stage(model, args.stage, context_weight=args.context_weight)
-        if is_deepspeed_zero3_enabled():
-            from deepspeed.utils import set_z3_leaf_modules
-
-            # Its attention reads weights of modules inside it without calling them.
-            set_z3_leaf_modules(model, [type(_inner_model(model).selector.query_encoder)])
         super().__init__(model=model, args=args, **kwargs)
         self.loss_is_scaled_for_ga = True
         self._window = LogWindow()
@@ -293,7 +289,7 @@ class NTLBGTrainer(Trainer):
         for step, batch in enumerate(loader):
             answered = batch.pop("rows")
             batch = self._prepare_inputs(batch)
-            with self.compute_loss_context_manager():
+            with self.compute_loss_context_manager(), _whole(model.selector):
                 sequences = model.generate(
                     **batch, do_sample=False, max_new_tokens=self.args.generation_max_new_tokens
                 )
@@ -363,6 +359,16 @@ class NTLBGTrainer(Trainer):
 def _inner_model(model):
     """The model inside a `PeftModel`, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _whole(module: torch.nn.Module) -> contextlib.AbstractContextManager:
+    """Outside of the engine's forward ZeRO-3 gathers the weights of a module that is called, and not those that its
+    parent reads, as attention reads its projections."""
+    if not is_deepspeed_zero3_enabled():
+        return contextlib.nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters(list(module.parameters()))
 
 
 def _shares(outputs, totals: dict[str, int]) -> dict[str, torch.Tensor]:
