@@ -268,3 +268,18 @@ def test_losses_are_reported_when_they_are_not_numbers(tmp_path):
     trainer = make_trainer(tmp_path, model=model, max_steps=1)
     trainer.train()
     assert math.isnan(trainer.state.log_history[0]["loss"])
+
+
+def test_more_groups_can_be_shown_in_training_than_in_evaluation(tmp_path):
+    """With one group kept there is no context to tell; with three there is."""
+    tokenizer = tiny_tokenizer()
+    rows = [make_row(tokenizer, (4,), seed=seed) for seed in range(4)]
+    seen = {}
+    for kept, shown in ((1, 3), (3, 1)):
+        model = open_model(tokenizer, num_representatives=kept)
+        settings = {"train_representatives": shown, "fade_share": 0.25, "max_steps": 1}
+        trainer = make_trainer(tmp_path, rows=rows, eval_rows=rows, model=model, **settings)
+        trainer.train()
+        seen[kept] = ("loss_context" in trainer.state.log_history[0], "eval_loss_context" in trainer.evaluate())
+        assert (trainer.model.config.num_representatives, trainer.model.config.fade_share) == (kept, 0.25)
+    assert seen == {1: (True, False), 3: (False, True)}

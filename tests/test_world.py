@@ -16,6 +16,7 @@ from ntlbg.data.questions import (
     oracle_groups,
     relevance_labels,
     span_groups,
+    to_record,
     uniform_groups,
 )
 from ntlbg.data.world import EVENT_GAP, MIN_EVENTS, SPLITS, build_video, split_seed
@@ -217,3 +218,10 @@ def test_the_demo_asks_what_which_first_how_many_and_about_the_whole():
     assert kinds == {"retrieve": 2, "order": 2, "count": 2, "scenes": 1}
     assert len({demo_video(seed)[0].seed for seed in range(50)}) == 50
     assert all(span_groups(q, 300) for q in questions if q.answer != "0")
+
+
+def test_rows_of_questions_about_the_whole_name_no_moment():
+    ((spec, questions),) = split_questions("test", 1, first=3)
+    kinds = {question.kind: to_record(question, spec, 0)["spans"] for question in questions}
+    assert kinds["scenes"] == []
+    assert kinds["retrieve"] == [[float(edge) for edge in span] for span in questions[0].spans]

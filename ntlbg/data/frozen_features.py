@@ -330,14 +330,17 @@ class FrozenFeatures:
         except DamagedEntry as damage:
             self._entry(key).unlink(missing_ok=True)
             raise BadRow(f"its features are damaged (the file {damage}) and were removed; start again") from damage
-        video_processor = self._processor.video_processor
-        blank = entry.blank(video_processor.temporal_patch_size, video_processor.patch_size)
-        inputs = dict(
-            self._processor(text=[prompt], videos=[blank], query=[row["question"]], kept_groups=[[0]], do_resize=False)
-        )
-        for name in _OF_THE_BLANK:
-            del inputs[name]
-        return inputs | {"video_features": entry.features}
+        return entry_inputs(self._processor, entry, prompt, row["question"])
+
+
+def entry_inputs(processor, entry: VideoEntry, prompt: str, question: str) -> dict[str, Any]:
+    """What the processor returns for one prompt, with the entry's `video_features` instead of pixels."""
+    video_processor = processor.video_processor
+    blank = entry.blank(video_processor.temporal_patch_size, video_processor.patch_size)
+    inputs = dict(processor(text=[prompt], videos=[blank], query=[question], kept_groups=[[0]], do_resize=False))
+    for name in _OF_THE_BLANK:
+        del inputs[name]
+    return inputs | {"video_features": entry.features}
 
 
 def _read_note(note: Path) -> str | None:
@@ -412,4 +415,4 @@ def _fingerprint(tower: nn.Module, processor) -> str:
     )
 
 
-__all__ = ["FrozenFeatures", "Prepared"]
+__all__ = ["FrozenFeatures", "Prepared", "entry_inputs"]

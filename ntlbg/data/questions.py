@@ -321,7 +321,8 @@ def answerable(question: Question, groups: np.ndarray, total: int) -> bool:
 
 
 def to_record(question: Question, spec: VideoSpec, number: int, video_path: str | None = None) -> dict:
-    """The question as a record of the project's JSONL format."""
+    """The question as a record of the project's JSONL format. A question about the whole has no spans: no moment is
+    its evidence, see `relevance_labels`."""
     record = {
         "id": f"{spec.video_id}-{number}",
         "video_id": spec.video_id,
@@ -329,7 +330,7 @@ def to_record(question: Question, spec: VideoSpec, number: int, video_path: str 
         "answer": question.answer,
         "answer_type": question.kind,
         "duration": float(spec.duration),
-        "spans": [list(map(float, span)) for span in question.spans],
+        "spans": [] if question.is_global else [list(map(float, span)) for span in question.spans],
         "metadata": {"template": question.template, "subject": list(question.subject), "seed": spec.seed},
     }
     if video_path is not None:

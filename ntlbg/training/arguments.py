@@ -154,6 +154,14 @@ class NTLBGTrainingArguments(TrainingArguments):
         loss_schedule (`str`): "specification" (l1 = 2 (1 - p), l2 = p, l3 = 1/2 of the training's progress p) or
             "constant" (1 each); l4 and l5 are 1 in both.
 
+    Parameters that control what is shown in training:
+        train_representatives (`int`, *optional*): k of the training's steps alone; evaluation, and the model that is
+            saved, keep theirs. Without annotated spans only what is shown can teach the selector, and an untrained
+            one hardly ever shows the evidence: give as many as the videos have groups, or as memory allows.
+        fade_share (`float`, *optional*): share of the videos whose groups are faded, in [0, 1]; how much the answer
+            suffers says which groups matter. By default the model's own (0.5); 1 teaches a frozen base's selector
+            fastest.
+
     Parameters that control evaluation:
         predict_with_generate (`bool`): answer the evaluation's questions and score the answers.
         generation_max_new_tokens (`int`): longest answer.
@@ -175,6 +183,8 @@ class NTLBGTrainingArguments(TrainingArguments):
     evidence_weight: float = 1.0
     teacher_weight: float = 0.0
     loss_schedule: str = "specification"
+    train_representatives: int | None = None
+    fade_share: float | None = None
     selector_learning_rate: float | None = None
     generation_max_new_tokens: int = 16
     predict_with_generate: bool = False
@@ -185,6 +195,9 @@ class NTLBGTrainingArguments(TrainingArguments):
         for name in ("ntlbg", "align", "context", "evidence", "teacher"):
             _check_at_least(f"{name}_weight", getattr(self, f"{name}_weight"), 0)
         _check_at_least("selector_learning_rate", self.selector_learning_rate, 0)
+        _check_at_least("train_representatives", self.train_representatives, 1)
+        if self.fade_share is not None:
+            _check_share("fade_share", self.fade_share)
         _check_at_least("generation_max_new_tokens", self.generation_max_new_tokens, 1)
         if self.remove_unused_columns:
             raise ValueError(

@@ -152,8 +152,11 @@ def shape_and_job(run: dict, gpus: int = 1, near: Path | None = None) -> tuple[M
     per_group = shape.tokens_per_group(side, side)
     budget = run.get("max_visual_tokens")
     kept = max(1, int(budget) // per_group) if budget else int(_value(run, "num_representatives"))
+    frames = int(_value(run, "max_candidates"))
+    if run.get("train_representatives"):
+        kept = min(int(run["train_representatives"]), max(1, frames // 2))
     return shape, Job(
-        frames=int(_value(run, "max_candidates")),
+        frames=frames,
         height=side,
         width=side,
         representatives=kept,
@@ -223,6 +226,7 @@ def _unknown(run: dict) -> Iterator[Problem]:
 
 _NUMBERS = {
     "num_representatives": (int, 1), "max_visual_tokens": (int, 1), "max_candidates": (int, 2),
+    "train_representatives": (int, 1), "fade_share": (float, 0),
     "frame_pixels": (int, 1), "lora_r": (int, 0), "per_device_train_batch_size": (int, 1),
     "gradient_accumulation_steps": (int, 1), "candidate_fps": (float, 0), "learning_rate": (float, 0),
     "lora_alpha": (float, 0), "lora_dropout": (float, 0), "max_steps": (int, -1),

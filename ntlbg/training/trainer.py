@@ -104,6 +104,8 @@ class NTLBGTrainer(Trainer):
         """As [`~transformers.Trainer.train`]. From here on the model's relevance head is used."""
         model = self.ntlbg_model
         model.config.selector_trained = True
+        if self.args.fade_share is not None:
+            model.config.fade_share = self.args.fade_share
         model.statistics_folded_by_caller = True
         self._window = LogWindow()
         try:
@@ -170,9 +172,14 @@ class NTLBGTrainer(Trainer):
         """Answer tokens, and videos that have each loss, in all of `batch_samples` of all processes."""
         totals = [0.0] * len(LOSSES)
         for batch in batch_samples:
+            batch = batch | self._shown_in_training()
             counts = count_losses(self.ntlbg_model, batch, teacher=bool(self.args.teacher_weight))
             totals = [total + counts[name] for total, name in zip(totals, LOSSES, strict=True)]
         return {name: int(total) for name, total in zip(LOSSES, self._sum_lists(totals), strict=True)}
+
+    def _shown_in_training(self) -> dict[str, int]:
+        k = self.args.train_representatives
+        return {} if k is None else {"num_representatives": k}
 
     def _prepare_input(self, data):
         # Under DeepSpeed the Trainer would cast all floats to the weights' type; seconds do not survive bfloat16.
@@ -185,6 +192,8 @@ class NTLBGTrainer(Trainer):
         whose gradients are averaged afterwards."""
         teacher = bool(self.args.teacher_weight)
         inputs = {name: value for name, value in inputs.items() if name != "rows"}
+        if model.training:
+            inputs |= self._shown_in_training()
         totals = num_items_in_batch
         if totals is None:
             totals = count_losses(self.ntlbg_model, inputs, teacher=teacher)
