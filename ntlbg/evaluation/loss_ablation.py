@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 from transformers import TrainerCallback
+from transformers.trainer_callback import PrinterCallback
 
 from ntlbg.data.frozen_features import entry_inputs
 from ntlbg.data.qa_records import BadRow, parse_row
@@ -187,7 +188,7 @@ def train(model, processor, collator, rows: list[dict], losses: tuple[str, ...],
         processing_class=processor,
         callbacks=[_Steps(bar)],
     )
-    trainer.remove_callback("PrinterCallback")
+    trainer.remove_callback(PrinterCallback)
     trainer.train()
     return [line for line in trainer.state.log_history if "loss_task" in line]
 
