@@ -159,8 +159,7 @@ class NTLBGTrainingArguments(TrainingArguments):
             saved, keep theirs. Without annotated spans only what is shown can teach the selector, and an untrained
             one hardly ever shows the evidence: give as many as the videos have groups, or as memory allows.
         fade_share (`float`, *optional*): share of the videos whose groups are faded, in [0, 1]; how much the answer
-            suffers says which groups matter. By default the model's own (0.5); 1 teaches a frozen base's selector
-            fastest.
+            suffers says which groups matter. By default the model's own (0.5).
 
     Parameters that control evaluation:
         predict_with_generate (`bool`): answer the evaluation's questions and score the answers.
