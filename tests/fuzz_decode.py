@@ -18,12 +18,14 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from multiprocessing import parent_process
 from pathlib import Path
 
 import av
 import numpy as np
+import torch
 from odd_catalog import ODD, textured_frames
 from odd_videos import write_audio
 from PIL import Image
@@ -58,6 +60,7 @@ class Result:
     text: str = ""
     seconds: float = 0.0
     megabytes: float = 0.0
+    retried: bool = False
 
 
 # -- files ----------------------------------------------------------------------------------------------------------
@@ -214,6 +217,9 @@ def _reset_peak() -> float:
 
 def look(number: int, allocate, *, bases: list[Path], seed: int) -> Result:
     """Probe one file and select from it."""
+    if parent_process() is not None:
+        # threads of several workers would wait for each other, which takes processor time as well
+        torch.set_num_threads(1)
     base, kind, ending, content = fuzzed(bases, seed, number)
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         path = Path(folder) / f"file.{ending}"
@@ -260,8 +266,19 @@ def _outcome(source, scan: str) -> tuple[str, str]:
 
 
 def run(numbers, bases: list[Path], seed: int, workers: int = 2, wait: float = WAIT, look: Job = look) -> list[Result]:
-    """The `Result` of each file in `numbers`; `wait` is what a file may take by the clock."""
-    job, results = partial(look, bases=bases, seed=seed), []
+    """
+    The `Result` of each file in `numbers`; `wait` is what a file may take by the clock.
+
+    One that takes longer is looked at once more: a machine that sleeps meanwhile has a clock that goes on.
+    """
+    results = {result.number: result for result in _run(numbers, bases, seed, workers, wait, look)}
+    late = [number for number, result in results.items() if result.outcome == "hang"]
+    results |= {result.number: replace(result, retried=True) for result in _run(late, bases, seed, 1, wait, look)}
+    return list(results.values())
+
+
+def _run(numbers, bases: list[Path], seed: int, workers: int, wait: float, look: Job):
+    job = partial(look, bases=bases, seed=seed)
     for outcome in run_jobs(job, list(numbers), workers=workers, timeout=wait, in_order=False):
         result = outcome.value
         if result is None:
@@ -270,8 +287,7 @@ def run(numbers, bases: list[Path], seed: int, workers: int = 2, wait: float = W
             result = Result(outcome.item, base.name, kind, ended, outcome.error, wait)
         if result.outcome not in ("frames", "refused"):
             print(result, file=sys.stderr)
-        results.append(result)
-    return results
+        yield result
 
 
 def described(results: list[Result], seed: int, elapsed: float) -> dict:
@@ -290,6 +306,7 @@ def described(results: list[Result], seed: int, elapsed: float) -> dict:
         "bases": len({result.base for result in results}),
         "minutes": round(elapsed / 60, 1),
         "limits": {"cpu_seconds": SECONDS, "seconds": WAIT, "megabytes": MEMORY / 2**20},
+        "retried": sum(result.retried for result in results),
         "outcomes": {name: outcomes[name] for name in ("frames", "refused", "hang", "crash", "bug", "memory")},
         "cpu_seconds": {"median": float(np.median(costs[:, 0])), "longest": float(costs[:, 0].max())},
         "megabytes": {"median": float(np.median(costs[:, 1])), "largest": float(costs[:, 1].max())},
@@ -314,7 +331,8 @@ def page(found: dict) -> str:
         "noise, splices, swaps, and numbers at the edge in headers; each through the probe, the probe that decodes "
         "everything, and `select_frames`; as a path, a clip or bytes in turn, and every second one by a scan of its "
         f"keyframes. A file may take {limits['cpu_seconds']:g} s of processor time ({limits['seconds']:g} s by "
-        f"the clock) and {limits['megabytes']:g} MB.",
+        f"the clock) and {limits['megabytes']:g} MB; one that takes longer is looked at once more "
+        f"({found['retried']} were).",
         "",
         f"`{found['command']}` (seed {found['seed']}), commit {found['commit']}, {found['machine']}, PyAV "
         f"{found['versions']['av']} with FFmpeg {found['versions']['ffmpeg']}; {found['minutes']} minutes.",

@@ -55,7 +55,10 @@ def test_mutated_files_give_frames_or_a_sentence_in_bounded_time_and_memory(base
 
 def test_a_crash_a_hang_a_bug_and_too_much_memory_are_told_apart(bases, monkeypatch):
     results = run(range(2), bases, seed=1, wait=0.5, look=fail)
-    assert {result.number: result.outcome for result in results} == {0: "crash", 1: "hang"}
+    assert {result.number: (result.outcome, result.retried) for result in results} == {
+        0: ("crash", False),
+        1: ("hang", True),
+    }
     page_of_failures = page(json.loads(json.dumps(described(results, 1, 1.0))))
     assert "closed_gop.mp4" in page_of_failures.split("## Failures")[1]
     assert look(2, None, bases=bases, seed=1).outcome in ("frames", "refused")
