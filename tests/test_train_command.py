@@ -47,6 +47,7 @@ def test_a_file_gives_arguments_and_flags_override_them(tmp_path):
         (["--dataset", "a.jsonl", "--stages", "first"], "first"),
         (["--dataset", "a.jsonl", "--stages", "joint", "joint"], "twice"),
         (["--dataset", "a.jsonl", "--config", "missing.json"], "missing.json"),
+        (["--dataset", "a.jsonl", "--stages", "joint", "--resume_from_checkpoint", "runs/7"], "runs/7"),
     ],
 )
 def test_wrong_flags_are_told_in_one_sentence(words, said):

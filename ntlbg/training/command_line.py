@@ -74,6 +74,11 @@ def parse_command(argv: Sequence[str] | None = None) -> Command:
     stages = values.pop("stages")
     if len(set(stages)) != len(stages):
         raise InputError(f"--stages names a stage twice: {' '.join(stages)}; each trains once")
+    if stages and values["resume_from_checkpoint"] not in (None, "auto"):
+        raise InputError(
+            f"`resume_from_checkpoint` is {values['resume_from_checkpoint']!r}, but --stages finds each stage's own "
+            "last checkpoint; leave it out, or train the one `stage`"
+        )
     return Command(values, stages)
 
 
