@@ -64,7 +64,8 @@ def choice_scores(predictions: Sequence[Any], references: Sequence[dict]) -> dic
 
     Args:
         predictions: (n,) texts.
-        references: (n,) with `options`, `answer_index` and optionally `group`: rotations of one question share it.
+        references: (n,) with `options`, `answer_index` and optionally `group`: rotations of one question share it; ""
+            is none.
 
     Returns:
         `accuracy` over single answers; `unparsed`, the share that names no option; `answered`; and if any reference
@@ -86,12 +87,12 @@ def choice_scores(predictions: Sequence[Any], references: Sequence[dict]) -> dic
         named = parse_option(answer, options)
         right += named == index
         unparsed += named is None
-        if row.get("group") is not None:
+        if row.get("group"):
             groups[row["group"]].append((named == index, row))
     scores = {"accuracy": right / len(answers), "unparsed": unparsed / len(answers), "answered": len(answers)}
     if not groups:
         return scores
-    if single := sum(row.get("group") is None for row in references):
+    if single := sum(not row.get("group") for row in references):
         raise InputError(f"{single} references have no 'group', but others do; score the two kinds apart")
     for name, members in groups.items():
         first = members[0][1]["options"]

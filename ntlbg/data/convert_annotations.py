@@ -1,0 +1,93 @@
+"""Rows of ours from a benchmark's published annotations; what is dropped is counted with its reason."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ntlbg.data.converters import activitynet_captions, longvideobench, qvhighlights
+from ntlbg.data.qa_records import BadRow, parse_row
+from ntlbg.errors import InputError
+
+
+CONVERTERS = {
+    "activitynet_captions": activitynet_captions,
+    "longvideobench": longvideobench,
+    "qvhighlights": qvhighlights,
+}
+
+
+@dataclass
+class Converted:
+    """
+    Args:
+        rows: as `parse_row` gives them.
+        dropped: (place, reason) of each item or row that was left out.
+        cut: how many spans ended after their video and were cut to its end.
+    """
+
+    rows: list[dict] = field(default_factory=list)
+    dropped: list[tuple[str, str]] = field(default_factory=list)
+    cut: int = 0
+
+    def reasons(self) -> Counter:
+        """How often each reason to drop came, without the values in brackets."""
+        return Counter(reason.split(" (")[0] for _, reason in self.dropped)
+
+
+def convert_annotations(name: str, path: str | os.PathLike) -> Converted:
+    """
+    Args:
+        name: one of `CONVERTERS`.
+        path: the annotation file as its authors publish it.
+
+    Raises:
+        InputError: the name is unknown, or the file cannot be read as this benchmark's.
+    """
+    if name not in CONVERTERS:
+        raise InputError(f"there is no converter {name!r}; choose from {', '.join(sorted(CONVERTERS))}")
+    converter, result, seen = CONVERTERS[name], Converted(), set()
+    try:
+        items = list(converter.read(Path(path)))
+    except OSError as error:
+        raise InputError(f"the annotations {str(path)!r} cannot be read: {error.strerror}") from error
+    except (ValueError, AttributeError, TypeError) as error:
+        raise InputError(f"{str(path)!r} is no annotation file of {name}; give it as published") from error
+    for number, item in enumerate(items, start=1):
+        place = f"item {number}"
+        try:
+            rows = converter.convert(item)
+        except BadRow as error:
+            result.dropped.append((place, str(error)))
+            continue
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            result.dropped.append((place, f"it lacks a field, or holds one of another type ({error!r})"))
+            continue
+        for row in rows:
+            try:
+                cut = _cut(row)
+                parsed = parse_row(row)
+                if parsed["id"] in seen:
+                    raise BadRow(f"its id was there before ({parsed['id']})")
+            except BadRow as error:
+                result.dropped.append((place, str(error)))
+                continue
+            seen.add(parsed["id"])
+            result.cut += cut
+            result.rows.append(parsed)
+    return result
+
+
+def _cut(row: dict) -> int:
+    """Ends spans with their video: annotators' times run over its end. Returns how many were cut."""
+    duration, cut = row.get("duration"), 0
+    for number, span in enumerate(row.get("spans", ())):
+        if isinstance(duration, int | float) and len(span) == 2 and span[0] < duration < span[1]:
+            row["spans"] = [*row["spans"][:number], [span[0], duration], *row["spans"][number + 1 :]]
+            cut += 1
+    return cut
+
+
+__all__ = ["CONVERTERS", "Converted", "convert_annotations"]
