@@ -168,7 +168,7 @@ def to_markdown(result: dict, picture: str) -> str:
 A fresh selector in front of the frozen base of ntlbg-tiny, trained by `NTLBGTrainer` (stage "selection", the
 specification's schedule of weights) on questions of every kind about {settings["train_videos"]} videos of
 {settings["seconds"]} seconds of the procedural world: {settings["steps"]} steps of {settings["batch"]} questions,
-{settings["train_k"]} groups shown (`train_representatives`), every video faded for {settings["fade_share"]:.0%}
+{settings["train_k"]} groups shown (`train_representatives`), {settings["fade_share"]:.0%} of the videos faded
 (`fade_share`). Asked about {settings["eval_videos"]} videos of the {settings["split"]} split with
 k = {settings["k"]} groups shown; {seeds} seeds; intervals are 95 % bootstrap intervals over seeds and videos, paired.
 
@@ -202,7 +202,7 @@ def draw(result: dict, path: str | Path) -> None:
     from matplotlib.figure import Figure
 
     names = list(result["gap"])
-    figure = Figure(figsize=(10, 1.4 + 0.42 * len(names)), layout="constrained")
+    figure = Figure(figsize=(10, 1.7 + 0.42 * len(names)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     places = np.arange(len(names))
     for place, name in zip(places, names, strict=True):
@@ -210,18 +210,17 @@ def draw(result: dict, path: str | Path) -> None:
         left.plot([row["low"], row["high"]], [place, place], color=color)
         left.plot(row["mean"], place, "o", color=color)
     left.axvline(0, color="black", linewidth=0.8)
-    left.axvline(WANTED, color="C3", linestyle="--", linewidth=0.8, label=f"{WANTED:.0f} %")
+    left.axvline(WANTED, color="C3", linestyle="--", linewidth=0.8, label=f"{WANTED:.0f} % (wanted)")
     left.set_yticks(places, names)
     left.invert_yaxis()
     left.set_xlabel("gap between uniform (0) and oracle (100) closed on retrieve, %")
-    left.legend(frameon=False, fontsize="small")
     right.barh(places, [result["found"][name] for name in names], color="C0", height=0.6)
     for name, style in (("uniform", ":"), ("oracle", "--")):
         right.axvline(result["found"][name], color="black", linestyle=style, linewidth=0.8, label=name)
     right.set_xlabel(f"events seen with k = {result['settings']['k']}, %")
-    right.legend(frameon=False, fontsize="small")
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize="small")
     figure.savefig(path, dpi=110)
 
 
