@@ -152,6 +152,16 @@ class NTLBGForConditionalGeneration(LooksMixin, StatisticsMixin, NTLBGPreTrained
     def set_input_embeddings(self, value):
         self.vlm.set_input_embeddings(value)
 
+    def enable_input_require_grads(self):
+        """Mark the output of the token embeddings as in need of a gradient, as gradient checkpointing asks for.
+
+        transformers would mark that of the vision tower's patches, too, and so keep what a frozen tower computes for a
+        backward pass that never comes: many times what the language model keeps.
+        """
+        self._require_grads_hooks = [
+            self.get_input_embeddings().register_forward_hook(lambda module, args, output: output.requires_grad_(True))
+        ]
+
     def get_output_embeddings(self):
         return self.vlm.get_output_embeddings()
 
@@ -339,7 +349,8 @@ class NTLBGForConditionalGeneration(LooksMixin, StatisticsMixin, NTLBGPreTrained
                 output has L_teacher.
 
         Returns:
-            [`NTLBGOutput`]; its logits are over the pruned prompt.
+            [`NTLBGOutput`]; its logits are over the pruned prompt, in training with labels over the positions before a
+            label only.
         """
         common = {
             "past_key_values": past_key_values,
@@ -390,6 +401,13 @@ class NTLBGForConditionalGeneration(LooksMixin, StatisticsMixin, NTLBGPreTrained
                 "max_visual_tokens": max_visual_tokens,
             }
         )
+        if (
+            self.training
+            and prepared.get("labels") is not None
+            and isinstance(logits_to_keep, int)
+            and not logits_to_keep
+        ):
+            common |= _answers_only(prepared["labels"])
         output = self.vlm(**prepared, **common)
         self._add_teacher(choices, prepared, output.attentions)
         result = self._output(output, choices, prepared.get("labels"))
@@ -512,6 +530,16 @@ class NTLBGForConditionalGeneration(LooksMixin, StatisticsMixin, NTLBGPreTrained
         if return_selection:
             return NTLBGGenerateOutput(sequences=sequences, selections=selections, base_output=output)
         return output
+
+
+def _answers_only(labels: torch.LongTensor) -> dict:
+    """What makes the base compute the logits that some row has a label for, and no others.
+
+    A vocabulary is fifty times as wide as the model: the logits of a whole prompt and their gradients would be most of
+    a training step's memory, and all but those of the answers have no part in the loss.
+    """
+    positions = (labels[:, 1:] != IGNORED_LABEL).any(dim=0).nonzero().flatten()
+    return {"logits_to_keep": positions, "shift_labels": labels[:, positions + 1]}
 
 
 _BASE_INPUTS = (
