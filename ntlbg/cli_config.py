@@ -28,7 +28,7 @@ examples:
   ntlbg config optimize --config long.json --gpu RTX4090_24GB --gpus 8 --out small.json
 
 Nothing is downloaded and no weight is made: sizes come from built-in tables or a config.json, memory from formulas
-that docs/benchmarks/memory.md holds against measurements.
+whose assumptions stand in ntlbg/training/memory.py.
 
 exit codes: 0 done, 2 bad input or usage, problems found (validate), or nothing fits (generate, optimize)
 """
