@@ -12,12 +12,20 @@ import av
 import numpy as np
 import pytest
 from hostile_files import TABLES, bombs, box, claiming, external_reference, full_box, scripts, with_box
+from odd_catalog import ODD
 from odd_videos import numbered_frames, write_audio, write_video
 from PIL import Image
 from witnesses import WatchedFolder, watched_server
 
 from ntlbg.processors.mov_tables_ntlbg import check_tables
-from ntlbg.processors.video_decoding_ntlbg import ImageFiles, VideoClip, VideoError, VideoLimits, decode_candidates
+from ntlbg.processors.video_decoding_ntlbg import (
+    ImageFiles,
+    VideoClip,
+    VideoError,
+    VideoFile,
+    VideoLimits,
+    decode_candidates,
+)
 from ntlbg.selection.api import select_frames
 
 
@@ -310,6 +318,16 @@ def test_a_picture_that_grows_in_mid_stream_is_stopped_by_the_pixel_limit(tmp_pa
     video = decode_candidates(tmp_path / "grows.ts", candidate_fps=25, limits=VideoLimits(max_pixels=64 * 96))
     assert video.frames.shape[1:] == (64, 96, 3)
     assert any("could not be decoded" in w or "cannot be decoded" in w for w in video.warnings)
+
+
+def test_no_decoder_starts_threads(tmp_path):
+    # dav1d, for AV1, starts them whatever the thread type is; in damaged streams they wait for each other forever
+    films = [ODD[name](tmp_path / name) for name in ("av1.mp4", "closed_gop.mp4", "vp9.webm", "hevc_10_bit.mp4")]
+    for path in films:
+        before = set(os.listdir("/proc/self/task"))
+        with VideoFile(path, threads=1) as video:
+            video.read(np.arange(40, 48))
+            assert set(os.listdir("/proc/self/task")) <= before, path.name
 
 
 def test_good_films_still_open(planted):

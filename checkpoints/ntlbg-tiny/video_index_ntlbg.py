@@ -261,6 +261,8 @@ def picture_stream(
     # the open options guard the probe; the decoder is opened later and must be told again
     context.options = {"max_pixels": _pixel_option(limits), **({"skip_loop_filter": "all"} if draft else {})}
     context.thread_type = "NONE"
+    # dav1d has threads of its own, which wait for each other forever, or end the process, in damaged streams
+    context.thread_count = 1
     return stream
 
 
