@@ -132,7 +132,9 @@ def test_an_error_of_the_items_reaches_the_consumer_and_ends_the_workers():
 def _start_hanging_run(tmp_path: Path) -> tuple[subprocess.Popen, list[int]]:
     """A process with two workers that hang, and the workers' numbers."""
     code = (
-        "import sys, pool_jobs\nfrom ntlbg.data.worker_pool import run_jobs\n"
+        # what a shell starts in the background ignores Ctrl-C, and so would this
+        "import signal, sys, pool_jobs\nfrom ntlbg.data.worker_pool import run_jobs\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "list(run_jobs(pool_jobs.hang_and_tell, [sys.argv[1]] * 5, workers=2))"
     )
     process = subprocess.Popen(
