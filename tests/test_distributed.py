@@ -5,7 +5,6 @@ DeepSpeed runs in float32 here, as `DS_ACCELERATOR=cpu torchrun ... train.py --d
 minutes: `make test-distributed`.
 """
 
-import itertools
 import json
 import shutil
 
@@ -132,24 +131,6 @@ def test_stages_with_adapters_from_a_base_end_in_the_whole_model_under_zero(stag
     assert any(name.endswith("q_proj.weight") for name in moved)
     assert any(name.startswith("selector") for name in moved)
     assert not any(name.startswith("vlm.model.visual") for name in moved)
-
-
-@pytest.mark.distributed
-def test_zero_trains_in_bfloat16_though_the_selector_is_kept_in_float32(parts, alone, tmp_path):
-    runs, folders = [], []
-    for model, config in itertools.product(("model", "base"), ("A100_80GB", "A100_40GB")):
-        folders.append(tmp_path / f"{config}-{model}")
-        changes = {"model_name_or_path": parts[model], "deepspeed": ROOT / "ds_configs" / f"{config}.json"}
-        changes |= {"max_candidates": 16, "num_representatives": 3, "bf16": True, "max_steps": 2, "save_steps": 2}
-        runs.append(flags(**values(parts, folders[-1], **changes)))
-    (tmp_path / "runs.json").write_text(json.dumps(runs))
-    finish(start([str(tmp_path / "runs.json")], program=TOGETHER, launcher=TORCHRUN, **ON_A_CPU))
-    for folder in folders[:2]:
-        assert losses(folder)[1] == pytest.approx(losses(alone)[1], rel=0.05)
-    for folder in folders:
-        loaded, report = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True)
-        assert not any(report.values())
-        assert loaded.selector.kappa.dtype == torch.float32
 
 
 @pytest.mark.distributed
