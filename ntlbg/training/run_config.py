@@ -317,6 +317,8 @@ def _precision(run: dict, card: Card | None, near: Path | None) -> Iterator[Prob
         yield Problem(
             "feature_cache", "features of a frozen tower cannot train the tower", "take it out, or choose stage joint"
         )
+    if run.get("load_in_4bit") and trains_base:
+        yield Problem("load_in_4bit", "4-bit weights cannot be trained themselves", "set lora_r, or take it out")
     if run.get("load_in_4bit") and deepspeed_of(run, near).get("zero_stage") == 3:
         yield Problem("load_in_4bit", "ZeRO-3 cannot divide 4-bit weights", "take it out, or use ZeRO-2")
     if card is None:
