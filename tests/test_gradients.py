@@ -18,6 +18,8 @@ from ntlbg.modeling_ntlbg.rich_points_ntlbg import evidence_log_weights, gate_po
 # What the task loss does not reach at birth, and why.
 BEHIND_THE_FUSION_GATE = ("rich_points.", "selector.kappa")  # zero at birth, and the contexts enter through it
 BEHIND_KAPPA = ("selector.prior_",)  # zero at birth: the prior is worth no group
+# A training step computes those of the answer alone.
+ALL_LOGITS = {"logits_to_keep": 10_000}
 NEVER = ("transition.",)  # f(c, r, r', dt) predicts contexts for L_context and takes no part in answering
 
 
@@ -120,9 +122,9 @@ def test_in_training_the_gate_is_exactly_open_unless_the_video_is_faded(family):
     with torch.no_grad():
         for parameter in (model.rich_points.gate, model.selector.kappa):
             torch.nn.init.normal_(parameter) if parameter.dim() else parameter.fill_(0.5)
-        trained = model(**inputs)
+        trained = model(**inputs, **ALL_LOGITS)
         model.config.fade_share = 1.0
-        faded = model(**inputs)
+        faded = model(**inputs, **ALL_LOGITS)
         model.eval()
         answered = model(**inputs)
     assert torch.equal(trained.logits, answered.logits)
@@ -137,7 +139,7 @@ def test_keeping_all_groups_in_training_is_the_base_to_the_bit_unless_the_video_
     inputs.pop("num_representatives")
     base = {name: value for name, value in inputs.items() if not name.startswith("query_")}
     with torch.no_grad():
-        assert torch.equal(model(**inputs, num_representatives=8).logits, model.vlm(**base).logits)
+        assert torch.equal(model(**inputs, num_representatives=8, **ALL_LOGITS).logits, model.vlm(**base).logits)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
