@@ -10,6 +10,7 @@ group, D width.
 """
 
 import copy
+from collections import UserDict
 from pathlib import Path
 
 import torch
@@ -463,7 +464,8 @@ class NTLBGForConditionalGeneration(LooksMixin, StatisticsMixin, NTLBGPreTrained
             attentions=output.attentions,
             task_loss=output.loss,
             selections=[choice.selection for choice in choices] or None,
-            video_losses=[choice.losses for choice in choices] or None,
+            # No dicts, into which ZeRO-3 would look for tensors, and wait for as many of another process.
+            video_losses=[UserDict(choice.losses) for choice in choices] or None,
             **losses,
         )
 

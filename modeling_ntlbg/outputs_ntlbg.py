@@ -1,5 +1,6 @@
 """What the model returns, and what it carries from choosing to answering."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -24,7 +25,7 @@ class NTLBGOutput(ModelOutput):
         task_loss, ntlbg_loss, align_loss, context_loss, evidence_loss, teacher_loss (`torch.FloatTensor`, *optional*):
             the components, unweighted, each the mean over the videos that have it; `None` where none has: L_align
             needs statistics of earlier steps, L_context two kept groups, the evidence spans, the teacher attentions.
-        video_losses (`list[dict]`): the same of every video, by name ("ntlbg", "align", ...); what the means are
+        video_losses (`list[Mapping]`): the same of every video, by name ("ntlbg", "align", ...); what the means are
             taken of, so that a trainer can take them over an accumulated batch.
         selections (`list[Selection]`, *optional*): indices, timestamps, weights and strata of what was kept, one per
             video.
@@ -42,7 +43,7 @@ class NTLBGOutput(ModelOutput):
     context_loss: torch.FloatTensor | None = None
     evidence_loss: torch.FloatTensor | None = None
     teacher_loss: torch.FloatTensor | None = None
-    video_losses: list[dict] | None = None
+    video_losses: list[Mapping] | None = None
     selections: list[Selection] | None = None
 
 

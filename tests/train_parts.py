@@ -78,9 +78,13 @@ def start(words: list[str], *, launcher=(), program: Path = ROOT / "train.py", *
     )
 
 
-def finish(process: subprocess.Popen, code: int = 0) -> str:
-    """What it said, after it ended with `code`."""
-    said, _ = process.communicate(timeout=900)
+def finish(process: subprocess.Popen, code: int = 0, timeout: int = 900) -> str:
+    """What it said, after it ended with `code`, within `timeout` seconds."""
+    try:
+        said, _ = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.terminate()  # torchrun takes its workers along
+        raise
     assert process.returncode == code, said[-4000:]
     return said
 

@@ -373,10 +373,13 @@ class LooksMixin:
             if self.statistics_seen:
                 expected = (self.expected_mean.to(tokens.device), self.expected_variance.to(tokens.device))
                 losses["align"] = align_loss(tokens, *expected)
-            if len(selection) > 1:
-                visual = tokens.float().mean(dim=1)
-                predicted = self.transition(selection.context, visual, selection.timestamps)
+            predicted = self.transition(selection.context, tokens.float().mean(dim=1), selection.timestamps)
+            if len(predicted):
                 losses["context"] = context_loss(predicted, selection.context)
+            else:
+                # Of a single group nothing is predicted; but the transition's gradients are then zero and not missing,
+                # and come when they always come: DeepSpeed adds those of all processes in the order of their coming.
+                losses["ntlbg"] = losses["ntlbg"] + predicted.sum()
         return losses
 
     def _second_look(self, video: VideoFeatures, selection: Selection, kept_groups: torch.Tensor) -> Choice:

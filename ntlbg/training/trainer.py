@@ -4,7 +4,6 @@ Every loss is normalised over the whole accumulated batch of all processes: the 
 one by the videos that have it. So the gradients do not depend on how a batch is cut.
 """
 
-import contextlib
 import math
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
-from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import EvalLoopOutput, has_length
 from transformers.utils import logging
 
@@ -20,12 +18,14 @@ from ntlbg.modeling_ntlbg.adapters_ntlbg import VideoFeatures
 from ntlbg.training.answer_scoring import AnswerScores, score_answer
 from ntlbg.training.arguments import NTLBGTrainingArguments
 from ntlbg.training.collator import NTLBGDataCollator
+from ntlbg.training.gradient_order import order_gradients
 from ntlbg.training.log_window import LogWindow
 from ntlbg.training.lora import merged_state_dict
 from ntlbg.training.loss_counts import count_losses
 from ntlbg.training.loss_schedule import LOSSES, loss_weights
 from ntlbg.training.run_card import run_card
 from ntlbg.training.stages import OWN_PARTS, apply_stage, part_of
+from ntlbg.training.whole_parts import WholeParts
 
 
 logger = logging.get_logger(__name__)
@@ -91,6 +91,9 @@ class NTLBGTrainer(Trainer):
             for name, parameter in model.named_parameters()
             if parameter.requires_grad and part_of(name) not in _ALWAYS_REACHED
         ]
+        self._whole_parts = WholeParts(model)
+        if self.is_deepspeed_enabled:
+            order_gradients(model)
         self.add_callback(_FoldStatistics(self))
 
     @property
@@ -170,12 +173,26 @@ class NTLBGTrainer(Trainer):
 
     def _get_num_items_in_batch(self, batch_samples: list, device) -> dict[str, int]:
         """Answer tokens, and videos that have each loss, in all of `batch_samples` of all processes."""
+        self._check_videos(batch_samples)
         totals = [0.0] * len(LOSSES)
         for batch in batch_samples:
             batch = batch | self._shown_in_training()
             counts = count_losses(self.ntlbg_model, batch, teacher=bool(self.args.teacher_weight))
             totals = [total + counts[name] for total, name in zip(totals, LOSSES, strict=True)]
         return {name: int(total) for name, total in zip(LOSSES, self._sum_lists(totals), strict=True)}
+
+    def _check_videos(self, batches: list):
+        """DeepSpeed needs the same calls in the same order on all processes, and without a video there are fewer."""
+        processes = self.accelerator.num_processes
+        if not self.is_deepspeed_enabled or processes == 1:
+            return
+        have = torch.tensor([float(batch.get("video_grid_thw") is not None) for batch in batches])
+        for count in self._sum_over_processes(have).tolist():
+            if count not in (0, processes):
+                raise ValueError(
+                    f"A batch has a video on {int(count)} of {processes} processes, but under DeepSpeed all of them "
+                    "need one, or none; mix the rows so that every batch has a video, or train without DeepSpeed."
+                )
 
     def _shown_in_training(self) -> dict[str, int]:
         k = self.args.train_representatives
@@ -198,6 +215,7 @@ class NTLBGTrainer(Trainer):
         if totals is None:
             totals = count_losses(self.ntlbg_model, inputs, teacher=teacher)
         self._check_features(inputs)
+        self._whole_parts.gather()
         asked = {"output_attentions": True} if teacher else {}
         outputs = model(**inputs, **asked, num_items_in_batch=max(totals["task"], 1))
         weights = self.loss_weights()
@@ -217,11 +235,9 @@ class NTLBGTrainer(Trainer):
                 "which were made before and never change; train without `feature_cache`, or in another stage."
             )
 
-    def _zero(self) -> torch.Tensor | float:
+    def _zero(self) -> torch.Tensor:
         """Zero, with every trained parameter in its graph that a batch may not reach (one without a video, or with a
         single group kept): each process then reduces the same gradients, and none waits for ever."""
-        if is_deepspeed_zero3_enabled():
-            return 0.0  # outside of a forward, its parameters are empty
         return sum(0.0 * parameter.sum().to(self.args.device) for parameter in self._not_always_reached)
 
     def log(self, logs: dict[str, float], start_time: float | None = None):
@@ -279,6 +295,7 @@ class NTLBGTrainer(Trainer):
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Adds a batch's losses to the evaluation's; nothing of it is gathered, as batches differ in length."""
         inputs = self._prepare_inputs(inputs)
+        self._check_videos([inputs])
         counts = count_losses(self.ntlbg_model, inputs, teacher=bool(self.args.teacher_weight))
         with torch.no_grad(), self.compute_loss_context_manager():
             _, outputs = self.compute_loss(model, inputs, return_outputs=True, num_items_in_batch=counts)
@@ -295,10 +312,11 @@ class NTLBGTrainer(Trainer):
         """Answer every row greedily; `unanswered` are rows the collator left out, as their video cannot be read."""
         loader = self._rows_once(rows, self.data_collator.for_generation())
         model, scores, seen = self.ntlbg_model, AnswerScores(), set()
+        self._whole_parts.gather()
         for step, batch in enumerate(loader):
             answered = batch.pop("rows")
             batch = self._prepare_inputs(batch)
-            with self.compute_loss_context_manager(), _whole(model.selector):
+            with self.compute_loss_context_manager():
                 sequences = model.generate(
                     **batch, do_sample=False, max_new_tokens=self.args.generation_max_new_tokens
                 )
@@ -368,16 +386,6 @@ class NTLBGTrainer(Trainer):
 def _inner_model(model):
     """The model inside a `PeftModel`, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def _whole(module: torch.nn.Module) -> contextlib.AbstractContextManager:
-    """Outside of the engine's forward ZeRO-3 gathers the weights of a module that is called, and not those that its
-    parent reads, as attention reads its projections."""
-    if not is_deepspeed_zero3_enabled():
-        return contextlib.nullcontext()
-    import deepspeed
-
-    return deepspeed.zero.GatheredParameters(list(module.parameters()))
 
 
 def _shares(outputs, totals: dict[str, int]) -> dict[str, torch.Tensor]:
