@@ -130,7 +130,7 @@ def test_measures_come_in_the_order_of_what_they_cost_and_each_lowers_the_peak()
 
 
 def test_a_measure_that_changes_nothing_at_the_peak_is_left_out():
-    run = full(gradient_checkpointing=True, lora_r=16, per_device_train_batch_size=2)
+    run = full(activation_checkpointing=True, lora_r=16, per_device_train_batch_size=2)
     made, steps, _ = fit(run, CARDS["A100_40GB"])
     # Frames are gone when the backward pass begins, which is the peak: keeping features would not lower it.
     assert [step.what for step in steps] == ["batch 1, accumulation 16"]
@@ -212,7 +212,8 @@ def test_without_a_file_the_configuration_alone_is_printed_for_a_pipe(capsys):
         ({"num_representative": 4}, None, "num_representative", "num_representatives"),
         ({"learning_rate": "5e-5x"}, None, "learning_rate", "a number"),
         ({"num_representatives": True}, None, "num_representatives", "whole number"),
-        ({"gradient_checkpointing": "yes"}, None, "gradient_checkpointing", "true or false"),
+        ({"gradient_checkpointing": True}, None, "gradient_checkpointing", "'activation_checkpointing'"),
+        ({"activation_checkpointing": "yes"}, None, "activation_checkpointing", "true or false"),
         ({"stage": "first"}, None, "stage", "end_to_end"),
         ({"num_representatives": 1025, "max_candidates": 2048}, None, "num_representatives", "2050"),
         ({"max_visual_tokens": 4096}, None, "num_representatives", "give one"),

@@ -53,8 +53,8 @@ def adapt(run: dict, card: Card) -> Iterator[tuple[dict, str, str]]:
 
 def _measures(run: dict, gpus: int, card: Card, near: Path | None) -> Iterator[tuple[dict, str, str]]:
     """Every measure there is left, each by itself, in the order of what it costs: (new run, what, why)."""
-    if not run.get("gradient_checkpointing"):
-        change = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
+    if not run.get("activation_checkpointing"):
+        change = {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": False}}
         yield run | change, "gradient checkpointing", "layers keep their input alone; a third more computing"
     if not run.get("feature_cache") and run.get("stage") != "end_to_end":
         yield run | {"feature_cache": "features"}, "cached vision features", "a video is encoded once, not every epoch"

@@ -167,7 +167,7 @@ def shape_and_job(run: dict, gpus: int = 1, near: Path | None = None) -> tuple[M
         four_bit=bool(run.get("load_in_4bit")),
         dtype=dtype,
         compute=compute,
-        checkpointing=bool(run.get("gradient_checkpointing")),
+        checkpointing=bool(run.get("activation_checkpointing")),
         attention=run.get("attn_implementation") or "sdpa",
         cached_features=bool(run.get("feature_cache")),
         answer_logits_only=True,
@@ -212,12 +212,21 @@ def _argument_classes() -> list[type]:
     return [ModelArguments, DataArguments, NTLBGTrainingArguments]
 
 
+# What transformers still takes, up to its next major release; the estimate reads the new names.
+_RENAMED = {
+    "gradient_checkpointing": "activation_checkpointing",
+    "gradient_checkpointing_kwargs": "activation_checkpointing_kwargs",
+}
+
+
 def _unknown(run: dict) -> Iterator[Problem]:
     from difflib import get_close_matches
 
     known = [field.name for kind in _argument_classes() for field in fields(kind) if field.init]
     for key in run:
-        if key not in known:
+        if key in _RENAMED:
+            yield Problem(key, "transformers has renamed this argument", f"write {_RENAMED[key]!r}")
+        elif key not in known:
             near = get_close_matches(str(key), known, 1)
             yield Problem(
                 str(key), "no argument has this name", f"did you mean {near[0]!r}?" if near else "take it out"
@@ -231,7 +240,7 @@ _NUMBERS = {
     "gradient_accumulation_steps": (int, 1), "candidate_fps": (float, 0), "learning_rate": (float, 0),
     "lora_alpha": (float, 0), "lora_dropout": (float, 0), "max_steps": (int, -1),
 }  # fmt: skip
-_SWITCHES = ("bf16", "fp16", "gradient_checkpointing", "load_in_4bit", "streaming")
+_SWITCHES = ("bf16", "fp16", "activation_checkpointing", "load_in_4bit", "streaming")
 _WORDS = ("model_name_or_path", "dtype", "attn_implementation", "stage", "dataset", "eval_dataset", "feature_cache",
           "video_root", "optim", "output_dir")  # fmt: skip
 
