@@ -11,11 +11,12 @@ import torch
 
 from ntlbg.modeling_ntlbg.adapters_ntlbg import VideoFeatures
 from ntlbg.modeling_ntlbg.durations_ntlbg import check_durations, until_next
+from ntlbg.modeling_ntlbg.gate_ntlbg import TaskPull, gate_points
 from ntlbg.modeling_ntlbg.gaussian_ntlbg import LowRankGaussian, fit_gaussian
 from ntlbg.modeling_ntlbg.losses_ntlbg import align_loss, context_loss, evidence_loss, ntlbg_loss
 from ntlbg.modeling_ntlbg.outputs_ntlbg import Choice
 from ntlbg.modeling_ntlbg.prompt_ntlbg import find_videos
-from ntlbg.modeling_ntlbg.rich_points_ntlbg import evidence_log_weights, gate_points, soft_cell_pool
+from ntlbg.modeling_ntlbg.rich_points_ntlbg import evidence_log_weights, soft_cell_pool
 from ntlbg.modeling_ntlbg.scorer_ntlbg import scorer_descriptors, scorer_k, scorer_relevance
 from ntlbg.modeling_ntlbg.selection_ntlbg import Selection
 from ntlbg.modeling_ntlbg.strata_ntlbg import STRATA, select_representatives
@@ -329,12 +330,10 @@ class LooksMixin:
             choice.losses = self._auxiliary_losses(selection, gaussian, pooled, descriptors, choice.features.tokens)
             if evidence is not None and selection.relevance is not None:
                 choice.losses["evidence"] = evidence_loss(selection.relevance, evidence)
-        if self.training and selection.relevance is not None:
-            choice.features = self._gate(selection, video, choice.features)
         selection.relevance = None if selection.relevance is None else selection.relevance.detach()
         return choice
 
-    def _gate(self, selection: Selection, video: VideoFeatures, points: VideoFeatures) -> VideoFeatures:
+    def _gate(self, choice: Choice, video: VideoFeatures, pull: TaskPull, row: int) -> VideoFeatures:
         """Let the task loss reach the relevance head through the hard choice, in training.
 
         With the points fully shown, a language model that has found the answer has a gradient near zero for all of
@@ -343,7 +342,9 @@ class LooksMixin:
         """
         faded, amount = torch.rand(2).tolist()
         openness = amount if faded < self.config.fade_share else 1.0
-        weights = evidence_log_weights(selection.relevance)[selection.indices]
+        selection, points = choice.selection, choice.features
+        weights = evidence_log_weights(choice.relevance)[selection.indices]
+        weights = pull.bound(weights, row, selection.num_groups)
         layers = [
             gate_points(shown, features.detach().mean(dim=0), weights, openness)
             for shown, features in zip(

@@ -28,17 +28,15 @@ from transformers.cache_utils import Cache
 from ntlbg.configuration.configuration_ntlbg import NTLBGConfig
 from ntlbg.configuration.remote_code_ntlbg import MODEL_AUTO_MAP, is_remote_code, register, save_remote_code
 from ntlbg.modeling_ntlbg.adapters_ntlbg import VideoFeatures, adapter_for
+from ntlbg.modeling_ntlbg.gate_ntlbg import TaskPull
 from ntlbg.modeling_ntlbg.looks_ntlbg import LooksMixin
 from ntlbg.modeling_ntlbg.losses_ntlbg import AUXILIARY_LOSSES, Transition, attention_to_groups, teacher_loss
 from ntlbg.modeling_ntlbg.outputs_ntlbg import Choice, NTLBGGenerateOutput, NTLBGOutput
-from ntlbg.modeling_ntlbg.prompt_ntlbg import find_videos, prune
+from ntlbg.modeling_ntlbg.prompt_ntlbg import IGNORED_LABEL, find_videos, prune
 from ntlbg.modeling_ntlbg.rich_points_ntlbg import RichPoints
 from ntlbg.modeling_ntlbg.selection_ntlbg import Selection
 from ntlbg.modeling_ntlbg.selector_ntlbg import NTLBGSelector
 from ntlbg.modeling_ntlbg.statistics_ntlbg import StatisticsMixin
-
-
-IGNORED_LABEL = -100
 
 
 class NTLBGPreTrainedModel(PreTrainedModel):
@@ -278,15 +276,19 @@ class NTLBGForConditionalGeneration(LooksMixin, StatisticsMixin, NTLBGPreTrained
         seconds = self._split_times(inputs["group_timestamps"], grids[:, 0].tolist())
         evidence = self._split_evidence(inputs.get("group_evidence"), grids[:, 0].tolist())
         with_losses = self.training or inputs.get("labels") is not None
+        pull = inputs.get("pull") or TaskPull()
         if self.training and not self.statistics_folded_by_caller:
             self.fold_statistics()
         choices = []
         for number, slot in enumerate(slots):
             k = self.representatives_for(grids[number], inputs["num_representatives"], inputs["max_visual_tokens"])
             query = None if query_slots is None else query_slots[slot.row]
-            choices.append(
-                self._first_and_only_look(features[number], k, query, seconds[number], evidence[number], with_losses)
+            choice = self._first_and_only_look(
+                features[number], k, query, seconds[number], evidence[number], with_losses
             )
+            if self.training and choice.relevance is not None:
+                choice.features = self._gate(choice, features[number], pull, slot.row)
+            choices.append(choice)
         return choices
 
     def _check_features(self, features: list[VideoFeatures], grids: torch.Tensor):
@@ -378,6 +380,7 @@ class NTLBGForConditionalGeneration(LooksMixin, StatisticsMixin, NTLBGPreTrained
             )
             result = self._output(output, [], labels)
             return result if return_dict is not False else result.to_tuple()
+        pull = TaskPull(labels, kwargs.get("num_items_in_batch"))
         prepared, choices = self._prepare(
             {
                 "input_ids": input_ids,
@@ -400,6 +403,7 @@ class NTLBGForConditionalGeneration(LooksMixin, StatisticsMixin, NTLBGPreTrained
                 "group_evidence": group_evidence,
                 "num_representatives": num_representatives,
                 "max_visual_tokens": max_visual_tokens,
+                "pull": pull,
             }
         )
         if (
@@ -410,6 +414,7 @@ class NTLBGForConditionalGeneration(LooksMixin, StatisticsMixin, NTLBGPreTrained
         ):
             common |= _answers_only(prepared["labels"])
         output = self.vlm(**prepared, **common)
+        pull.watch(output.loss)
         self._add_teacher(choices, prepared, output.attentions)
         result = self._output(output, choices, prepared.get("labels"))
         return result if return_dict is not False else result.to_tuple()

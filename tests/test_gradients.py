@@ -11,8 +11,9 @@ from tiny_models import tiny_model
 from tiny_parts import FAMILIES, tiny_base_processor
 
 from ntlbg.configuration.configuration_ntlbg import NTLBGConfig
+from ntlbg.modeling_ntlbg.gate_ntlbg import gate_points
 from ntlbg.modeling_ntlbg.gaussian_ntlbg import LowRankGaussian, fit_gaussian
-from ntlbg.modeling_ntlbg.rich_points_ntlbg import evidence_log_weights, gate_points, soft_cell_pool
+from ntlbg.modeling_ntlbg.rich_points_ntlbg import evidence_log_weights, soft_cell_pool
 
 
 # What the task loss does not reach at birth, and why.

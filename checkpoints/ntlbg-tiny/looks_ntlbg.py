@@ -11,11 +11,12 @@ import torch
 
 from .adapters_ntlbg import VideoFeatures
 from .durations_ntlbg import check_durations, until_next
+from .gate_ntlbg import TaskPull, gate_points
 from .gaussian_ntlbg import LowRankGaussian, fit_gaussian
 from .losses_ntlbg import align_loss, context_loss, evidence_loss, ntlbg_loss
 from .outputs_ntlbg import Choice
 from .prompt_ntlbg import find_videos
-from .rich_points_ntlbg import evidence_log_weights, gate_points, soft_cell_pool
+from .rich_points_ntlbg import evidence_log_weights, soft_cell_pool
 from .scorer_ntlbg import scorer_descriptors, scorer_k, scorer_relevance
 from .selection_ntlbg import Selection
 from .strata_ntlbg import STRATA, select_representatives
@@ -329,12 +330,10 @@ class LooksMixin:
             choice.losses = self._auxiliary_losses(selection, gaussian, pooled, descriptors, choice.features.tokens)
             if evidence is not None and selection.relevance is not None:
                 choice.losses["evidence"] = evidence_loss(selection.relevance, evidence)
-        if self.training and selection.relevance is not None:
-            choice.features = self._gate(selection, video, choice.features)
         selection.relevance = None if selection.relevance is None else selection.relevance.detach()
         return choice
 
-    def _gate(self, selection: Selection, video: VideoFeatures, points: VideoFeatures) -> VideoFeatures:
+    def _gate(self, choice: Choice, video: VideoFeatures, pull: TaskPull, row: int) -> VideoFeatures:
         """Let the task loss reach the relevance head through the hard choice, in training.
 
         With the points fully shown, a language model that has found the answer has a gradient near zero for all of
@@ -343,7 +342,9 @@ class LooksMixin:
         """
         faded, amount = torch.rand(2).tolist()
         openness = amount if faded < self.config.fade_share else 1.0
-        weights = evidence_log_weights(selection.relevance)[selection.indices]
+        selection, points = choice.selection, choice.features
+        weights = evidence_log_weights(choice.relevance)[selection.indices]
+        weights = pull.bound(weights, row, selection.num_groups)
         layers = [
             gate_points(shown, features.detach().mean(dim=0), weights, openness)
             for shown, features in zip(

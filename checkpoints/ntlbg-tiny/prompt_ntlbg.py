@@ -9,6 +9,9 @@ from dataclasses import dataclass
 import torch
 
 
+IGNORED_LABEL = -100
+
+
 @dataclass
 class VideoSlot:
     """Where one video stands: its row, and the positions (T, n) of its placeholders in that row."""
@@ -86,4 +89,4 @@ def prune(keep: torch.Tensor, attention_mask: torch.Tensor, tensors: dict) -> di
     return pruned
 
 
-__all__ = ["VideoSlot", "find_videos", "prune"]
+__all__ = ["IGNORED_LABEL", "VideoSlot", "find_videos", "prune"]

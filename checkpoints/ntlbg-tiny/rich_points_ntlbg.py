@@ -58,27 +58,6 @@ def evidence_log_weights(relevance: torch.Tensor) -> torch.Tensor:
     return evidence_log_probabilities(relevance)[1:]
 
 
-def gate_points(points: torch.Tensor, blank: torch.Tensor, log_weights: torch.Tensor, openness: float) -> torch.Tensor:
-    r"""
-    R_i + (R_i - b)(u - 1 + (l_i - sg(l_i))): the points themselves for u = 1, blank ones for u = 0; l_i gets the
-    gradient of showing more of R_i.
-
-    Against a blank b and not against zero: language models normalise what they read, so the length of a token says
-    nothing to them, and a plain factor on R_i would have no gradient to speak of.
-
-    Args:
-        points (`torch.Tensor` of shape `(k, n, D)`): R_i.
-        blank (`torch.Tensor` of shape `(n, D)`): b, what a group shows that holds nothing of its own.
-        log_weights (`torch.FloatTensor` of shape `(k,)`): l_i.
-        openness (`float`): u.
-
-    Returns:
-        `torch.Tensor` of shape `(k, n, D)`, of the points' own type.
-    """
-    factor = (openness - 1.0) + (log_weights - log_weights.detach())
-    return points + (points - blank) * factor.to(points)[:, None, None]
-
-
 class RichPoints(FullPrecisionModule):
     r"""
     Context of each representative, and the residual that adds [r; c; w; t] to its visual tokens.
@@ -151,6 +130,5 @@ __all__ = [
     "context_windows",
     "evidence_log_probabilities",
     "evidence_log_weights",
-    "gate_points",
     "soft_cell_pool",
 ]
