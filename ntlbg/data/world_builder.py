@@ -14,7 +14,7 @@ from pathlib import Path
 import datasets
 
 from ntlbg.data.questions import to_record
-from ntlbg.data.world_dataset import split_questions
+from ntlbg.data.world_dataset import mixed_quality, split_questions
 from ntlbg.data.world_video import write_video
 
 
@@ -24,15 +24,19 @@ class WorldConfig(datasets.BuilderConfig):
     Args:
         seconds: length of each video, even, at least 128.
         train, validation, test: number of videos.
+        per_kind: questions of each kind about a video, at most.
         fps, size: of the files, see `write_video`.
+        mixed: the training videos differ in length, size and quality, see `mixed_seconds` and `mixed_quality`.
     """
 
     seconds: int = 256
     train: int = 512
     validation: int = 64
     test: int = 64
+    per_kind: int = 1
     fps: int = 2
     size: int = 224
+    mixed: bool = False
 
 
 class World(datasets.GeneratorBasedBuilder):
@@ -42,6 +46,14 @@ class World(datasets.GeneratorBasedBuilder):
     BUILDER_CONFIGS = [
         WorldConfig(name="256s", description="videos of 256 seconds"),
         WorldConfig(name="1024s", description="videos of 1024 seconds", seconds=1024, train=128),
+        WorldConfig(
+            name="mixed",
+            description="training videos of many lengths, sizes and qualities",
+            train=600,
+            per_kind=4,
+            fps=1,
+            mixed=True,
+        ),
         WorldConfig(
             name="smoke", description="two short videos a split", seconds=128, train=2, validation=2, test=2, size=64
         ),
@@ -71,13 +83,18 @@ class World(datasets.GeneratorBasedBuilder):
 
     def _generate_examples(self, split: str, count: int) -> Iterator[tuple[str, dict]]:
         # Beside the tables and not in them, whose folder is replaced when they are made again.
-        folder = Path(self._cache_dir_root) / "ntlbg_world" / f"{self.config.fps}fps-{self.config.size}"
+        config, mixed = self.config, self.config.mixed and split == "train"
+        name = f"{config.fps}fps-" + ("mixed" if mixed else f"{config.size}")
+        folder = Path(self._cache_dir_root) / "ntlbg_world" / name
         folder.mkdir(parents=True, exist_ok=True)
-        for spec, questions in split_questions(split, count, duration=self.config.seconds):
+        seconds = None if mixed else config.seconds
+        videos = split_questions(split, count, duration=seconds, per_kind=config.per_kind)
+        for index, (spec, questions) in enumerate(videos):
             path = folder / f"{spec.video_id}.mp4"
             if not path.is_file():
                 part = path.with_suffix(f".{os.getpid()}.part")
-                write_video(spec, part, fps=self.config.fps, size=self.config.size)
+                quality = mixed_quality(index) if mixed else {"size": config.size}
+                write_video(spec, part, fps=config.fps, **quality)
                 part.replace(path)
             for number, question in enumerate(questions):
                 record = to_record(question, spec, number, str(path))

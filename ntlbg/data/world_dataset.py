@@ -13,13 +13,25 @@ from ntlbg.data.world_video import write_video
 
 
 DEMO_SECONDS = 600
+MIXED_SECONDS = {128: 0.15, 192: 0.15, 256: 0.30, 320: 0.10, 400: 0.10, 512: 0.10, 640: 0.10}  # seconds: share
+
+
+def mixed_seconds(index: int) -> int:
+    """Seconds of the `index`-th training video: a model must not know one length only."""
+    return int(np.random.default_rng([23, index]).choice(list(MIXED_SECONDS), p=list(MIXED_SECONDS.values())))
+
+
+def mixed_quality(index: int) -> dict[str, int]:
+    """Side in pixels and x264 quality of the `index`-th training video's file, as `write_video` takes them."""
+    rng = np.random.default_rng([53, index])
+    return {"size": int(rng.choice((112, 112, 112, 112, 168, 224))), "crf": int(rng.integers(18, 31))}
 
 
 def split_questions(
     split: str,
     count: int,
     *,
-    duration: int = 256,
+    duration: int | None = 256,
     per_kind: int = 1,
     wording: str = "train",
     free: bool = True,
@@ -28,11 +40,14 @@ def split_questions(
     """The videos `first` .. `first + count - 1` of a split and their questions, without drawing a picture.
 
     The questions of a video depend on its seed and on the arguments that word them, not on the other videos.
+
+    Args:
+        duration: seconds of each video; None for `mixed_seconds`.
     """
     videos = []
     for index in range(first, first + count):
-        spec = build_video(split_seed(split, index), duration)
-        rng = np.random.default_rng([37, spec.seed, duration])
+        spec = build_video(split_seed(split, index), mixed_seconds(index) if duration is None else duration)
+        rng = np.random.default_rng([37, spec.seed, spec.duration])
         videos.append((spec, make_questions(spec, rng, per_kind=per_kind, wording=wording, free=free)))
     return videos
 
@@ -94,4 +109,12 @@ def make_demo_video(
     return spec, questions
 
 
-__all__ = ["demo_video", "make_demo_video", "split_questions", "write_jsonl", "write_split"]
+__all__ = [
+    "demo_video",
+    "make_demo_video",
+    "mixed_quality",
+    "mixed_seconds",
+    "split_questions",
+    "write_jsonl",
+    "write_split",
+]

@@ -30,6 +30,7 @@ from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 from ntlbg.data import questions, world, world_render, world_video
 from ntlbg.data.questions import all_words
 from ntlbg.data.world import build_video, split_seed
+from ntlbg.data.world_dataset import mixed_seconds
 from ntlbg.modeling_ntlbg.modeling_ntlbg import NTLBGForConditionalGeneration
 from ntlbg.processors.processing_ntlbg import NTLBGProcessor
 from ntlbg.training import tiny_language, tiny_model, tiny_selector, tiny_vision
@@ -38,9 +39,6 @@ from ntlbg.training.tiny_model import build_base, build_processor, build_tokeniz
 from ntlbg.training.tiny_package import package
 from ntlbg.training.tiny_selector import CONFIG, relevance_quality, train_selector
 from ntlbg.training.tiny_vision import train_vision, video_features
-
-
-DURATIONS = {128: 0.15, 192: 0.15, 256: 0.30, 320: 0.10, 400: 0.10, 512: 0.10, 640: 0.10}  # seconds: share
 
 
 @dataclass(frozen=True)
@@ -62,11 +60,6 @@ class Sizes:
 SMOKE = Sizes(6, 60, 64, 6, 4, 40, 16, 5, 40, 8)
 
 
-def training_duration(index: int) -> int:
-    """Seconds of the `index`-th training video: the model must not know one length only."""
-    return int(np.random.default_rng([23, index]).choice(list(DURATIONS), p=list(DURATIONS.values())))
-
-
 def vision_stage(work: Path, sizes: Sizes) -> None:
     """vision.pt: weights of the trained tower; vision_losses.json."""
     torch.manual_seed(0)
@@ -85,7 +78,7 @@ def cache_stage(work: Path, sizes: Sizes) -> None:
         entries = []
         for index in tqdm(range(count), desc=f"cache: {split}"):
             seed = split_seed(split, index)
-            duration = training_duration(index) if split == "train" else 256
+            duration = mixed_seconds(index) if split == "train" else 256
             features = video_features(visual, build_video(seed, duration), np.random.default_rng([19, index]))
             entries.append((seed, duration, features))
         torch.save(entries, work / f"{split}.pt")
