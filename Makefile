@@ -39,7 +39,8 @@ fuzz-decode: $(STAMP)   ## 2,000 mutated files through probe and select (a few m
 	$(BIN)/python tests/fuzz_decode.py --files 2000 --out docs/benchmarks/decode_fuzz
 
 test-distributed: $(STAMP) ## DDP, ZeRO-2 and ZeRO-3 with two processes; every file in ds_configs and configuration/accelerate (minutes)
-	$(BIN)/python -m pytest -q tests/test_distributed.py -m "distributed or not distributed"
+	$(BIN)/python -m pytest -q tests/test_distributed.py tests/test_uneven_batches.py \
+	  -m "distributed or not distributed"
 
 quality: $(STAMP)       ## check style
 	$(BIN)/ruff check $(CODE)

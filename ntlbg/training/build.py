@@ -9,6 +9,7 @@ from math import isqrt
 import torch
 from transformers import AutoConfig, AutoProcessor, BitsAndBytesConfig
 from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.integrations.deepspeed import deepspeed_config
 
 from ntlbg.data.frozen_features import FrozenFeatures, Prepared
 from ntlbg.data.qa_dataset import QADataset, QAStream, load_qa
@@ -28,7 +29,9 @@ def build_model(
     r"""
     Load a base and put a selector in front of it, or load an NTLBG checkpoint.
 
-    `training` has to be made before, so that under ZeRO-3 each process loads its part of the weights only.
+    `training` has to be made before, so that under ZeRO-3 each process loads its part of the weights only. Under
+    DeepSpeed a scorer stays behind: it takes no part in training, and a weight without dimensions, as CLIP's scale is,
+    cannot be sent to the other processes or divided; `save_whole_model` adds it to what was trained.
 
     Raises:
         InputError: the model, or what was asked of it, is not to be had.
@@ -37,22 +40,24 @@ def build_model(
     loading = {"dtype": args.dtype, "attn_implementation": args.attn_implementation, **where}
     if args.load_in_4bit:
         loading |= _four_bits(training)
-    settings = _settings(args)
+    settings, left_behind = _settings(args), deepspeed_config() is not None
     try:
-        if AutoConfig.from_pretrained(name, **where).model_type == "ntlbg":
+        config = AutoConfig.from_pretrained(name, **where)
+        if config.model_type == "ntlbg":
             if args.scorer_name_or_path is not None:
                 raise InputError(
                     f"`scorer_name_or_path` is {args.scorer_name_or_path!r}, but {name!r} is an NTLBG model, which "
                     "keeps the scorer it was made with; leave it out, or begin from the base"
                 )
-            model = NTLBGForConditionalGeneration.from_pretrained(name, **loading)
+            if left_behind:
+                config.scorer_config = None
+            model = NTLBGForConditionalGeneration.from_pretrained(name, config=config, **loading)
             processor = AutoProcessor.from_pretrained(name, **where)
             for field, value in settings.items():
                 setattr(model.config, field, value)
         else:
-            model = NTLBGForConditionalGeneration.from_base(
-                name, scorer=args.scorer_name_or_path, config_kwargs=settings, **loading
-            )
+            scorer = None if left_behind else args.scorer_name_or_path
+            model = NTLBGForConditionalGeneration.from_base(name, scorer=scorer, config_kwargs=settings, **loading)
             model.config.base_config._name_or_path = name
             processor = NTLBGProcessor.from_base(name, scorer_processor=args.scorer_name_or_path, **where)
     except InputError:

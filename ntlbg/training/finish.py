@@ -1,4 +1,4 @@
-"""The end of a run: the whole model where only its adapters could be saved, and its way to the Hub."""
+"""The end of a run: the whole model where only a part of it could be saved, and its way to the Hub."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from huggingface_hub import HfApi
 from safetensors.torch import load_file
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from ntlbg.modeling_ntlbg.modeling_ntlbg import NTLBGForConditionalGeneration
 from ntlbg.training.arguments import ModelArguments
 from ntlbg.training.build import build_model
 from ntlbg.training.lora import merged_state_dict
@@ -17,25 +18,37 @@ from ntlbg.training.trainer import ADAPTER_FILES, STATISTICS_NAME, NTLBGTrainer
 
 def save_whole_model(trainer: NTLBGTrainer, args: ModelArguments) -> None:
     r"""
-    Turn adapters in the run's folder into the whole model: its beginning is loaded again, on the CPU and unquantized,
-    and they are added. Nothing to do where the Trainer saved the whole model.
+    Complete the model in the run's folder: where only adapters could be saved, its beginning is loaded again, on the
+    CPU and unquantized, and they are added; so is a scorer that `build_model` left behind. Nothing to do where the
+    Trainer saved the whole model.
 
     All processes call; the first one works.
     """
     folder = Path(trainer.args.output_dir)
-    if trainer.is_world_process_zero() and (folder / "adapter_config.json").is_file():
-        from peft import PeftModel
-
+    adapters = (folder / "adapter_config.json").is_file()
+    left_behind = trainer.ntlbg_model.scorer is None and trainer.processing_class.scorer_processor is not None
+    if trainer.is_world_process_zero() and (adapters or left_behind):
         # What is loaded from here on is not spread over processes.
         unset_hf_deepspeed_config()
         model, _ = build_model(replace(args, load_in_4bit=False), trainer.args)
-        adapted = PeftModel.from_pretrained(model, folder)
-        merged = merged_state_dict(adapted) | load_file(folder / STATISTICS_NAME)
-        model.config.selector_trained = True
-        model.save_pretrained(folder, state_dict=merged)
-        for name in ADAPTER_FILES:
-            (folder / name).unlink(missing_ok=True)
+        if adapters:
+            _save_with_adapters(model, folder)
+        else:
+            trained = type(model).from_pretrained(folder, dtype="auto")
+            trained.scorer, trained.config.scorer_config = model.scorer, model.config.scorer_config
+            trained.save_pretrained(folder)
     trainer.accelerator.wait_for_everyone()
+
+
+def _save_with_adapters(model: NTLBGForConditionalGeneration, folder: Path) -> None:
+    from peft import PeftModel
+
+    adapted = PeftModel.from_pretrained(model, folder)
+    merged = merged_state_dict(adapted) | load_file(folder / STATISTICS_NAME)
+    model.config.selector_trained = True
+    model.save_pretrained(folder, state_dict=merged)
+    for name in ADAPTER_FILES:
+        (folder / name).unlink(missing_ok=True)
 
 
 def push(trainer: NTLBGTrainer) -> str:
