@@ -17,11 +17,13 @@ examples:
   ntlbg select holiday.mp4 -k 16
   ntlbg select holiday.mp4 "where do they park the car?" -k 8 --out frames/ --report holiday.html
   ntlbg ask lecture.mkv "What is on the third slide?" "Who asks first?" --model ./my-ntlbg -k 32
+  ntlbg ground match.mp4 "the first goal" --report goal.html
   ntlbg data features questions.jsonl --out features/ --workers 8
   ntlbg config generate --category long --gpu A100_40GB --out long.json
   ntlbg probe holiday.mp4
 
-exit codes: 0 done, 1 done except for bad videos of many (ntlbg data), 2 bad input or usage (one sentence on the
+exit codes: 0 done, 1 done except for bad videos of many (ntlbg data) or without having found a moment (ntlbg ground,
+highlights), 2 bad input or usage (one sentence on the
 standard error), 130 interrupted
 """
 
@@ -30,7 +32,7 @@ def build_parser() -> Parser:
     """The parser of all commands; importing it loads no model code, so `--help` is quick."""
     from argparse import RawDescriptionHelpFormatter
 
-    from ntlbg import cli_ask, cli_config, cli_data, cli_probe, cli_select
+    from ntlbg import cli_ask, cli_config, cli_data, cli_ground, cli_probe, cli_select
 
     parser = Parser(
         prog="ntlbg",
@@ -42,6 +44,7 @@ def build_parser() -> Parser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
     cli_select.add_command(commands)
     cli_ask.add_command(commands)
+    cli_ground.add_command(commands)
     cli_config.add_command(commands)
     cli_data.add_command(commands)
     cli_probe.add_command(commands)

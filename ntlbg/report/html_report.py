@@ -80,6 +80,7 @@ class ReportQuestion:
             final full stop) count as right.
         timings: seconds per stage, in order.
         spoken: what is said at each representative, if there are subtitles.
+        moments: (start, end, confidence) of the spans that were found, for the timeline.
     """
 
     question: str | None
@@ -90,6 +91,7 @@ class ReportQuestion:
     correct: bool | None = None
     timings: dict[str, float] = field(default_factory=dict)
     spoken: Sequence[Sequence[Cue]] | None = None
+    moments: Sequence[tuple[float, float, float]] = ()
 
     @property
     def verdict(self) -> bool | None:
@@ -203,9 +205,8 @@ def _section(number: int, question: ReportQuestion, evidence: Evidence, video: V
         parts.append(f'<p class="verdict"><span class="{word}">{"✓" if question.verdict else "✗"} {word}</span></p>')
     # The video's own warnings stand at the top of the page already.
     parts.append(_notes([note for note in evidence.notes if note not in video.warnings]))
-    parts.append(
-        f'<div class="scroll">{timeline_svg(evidence, video.duration, f"Timeline of: {heading}", video.clip)}</div>'
-    )
+    drawn = timeline_svg(evidence, video.duration, f"Timeline of: {heading}", video.clip, question.moments)
+    parts.append(f'<div class="scroll">{drawn}</div>')
     parts.append(_key())
     parts.append(f"<h3>{len(evidence.positions)} representative {evidence.unit}s</h3>")
     sheet = _sheet(question, evidence)

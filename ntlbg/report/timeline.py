@@ -34,6 +34,7 @@ STYLE = (
     + "}@media screen and (prefers-color-scheme:dark){.tl{--ink:#e8eaed;--dim:#a2abb5;--rule:#3a424b;--ground:#15181c;"
     + "".join(f"--{name}:{colour};" for name, colour in DARK.items())
     + "}}.tl text{fill:var(--ink)}.tl .dim{fill:var(--dim)}.tl .rule{stroke:var(--rule);fill:none}"
+    ".tl .moment{fill:var(--relevance)}"
     ".tl .tick{stroke:var(--dim);fill:none}.tl .curve{stroke:var(--ink);fill:none;stroke-width:1.3;"
     "stroke-linejoin:round}.tl .edge{stroke:var(--ground);stroke-width:1}"
     + "".join(f".tl .{name}{{fill:var(--{name})}}" for name in STRATA)
@@ -45,6 +46,7 @@ def timeline_svg(
     duration: float,
     title: str = "Timeline of the chosen frames",
     clip: tuple[float, float] | None = None,
+    moments: Sequence[tuple[float, float, float]] = (),
 ) -> str:
     """Draw one choice as a self-contained inline SVG of 960 units' width.
 
@@ -57,6 +59,8 @@ def timeline_svg(
         duration: length of the video in seconds; the axis ends there or at the last candidate, whichever is later.
         title: text for screen readers; escaped here.
         clip: the seconds that were looked at, if not all; the axis shows only these.
+        moments: (start, end, confidence) of spans that were found, in seconds: a lane of their own at the top, and a
+            shade behind the curves, the denser the surer.
     """
     start, end = clip or (0.0, float(duration))
     end = max(end, float(evidence.candidate_seconds[-1]), start + 1e-3)
@@ -69,6 +73,10 @@ def timeline_svg(
     y = 8.0
     size = 5.5 if len(evidence.positions) <= 48 else 4.0
     lanes = {}
+    lane_of_moments = y
+    if moments:
+        parts.append(_left_label(f"moment{_s(len(moments))} ({len(moments)})", y + LANE / 2))
+        y += LANE
     for stratum in STRATA:
         lanes[stratum] = y + LANE / 2
         parts.append(f'<path class="rule" d="M{LEFT} {y + LANE / 2:.1f}H{WIDTH - RIGHT}"/>')
@@ -93,12 +101,15 @@ def timeline_svg(
             f"{shape(stratum, x(float(second)), lanes[stratum], size)}</g>"
         )
     y = band_top + band_height + 18
+    curves_top = y + GAP
 
     if evidence.relevance is not None:
         parts += _curve("relevance", evidence.relevance, evidence, x, y + GAP, size)
         y += GAP + CURVE
     parts += _curve("Mahalanobis²", evidence.mahalanobis, evidence, x, y + GAP, size)
     y += GAP + CURVE + 4
+    # First, so that the curves lie on top.
+    parts[:0] = _moments(moments, x, lane_of_moments, curves_top, y - 4)
     parts += _axis(start, end, lasts, x, y)
     height = y + 40
     total = len(evidence.candidate_seconds)
@@ -175,6 +186,22 @@ def _bands(evidence: Evidence, start: float, end: float, x, top: float, height: 
         edges = "".join(f"M{x(first):.1f} {top:.1f}v{height}" for first, _ in stretches)
         parts.append(
             f'<g><title>{shown(_mark_text(evidence, rank))}</title>{rects}<path class="edge" d="{edges}"/></g>'
+        )
+    return parts
+
+
+def _moments(moments, x, lane: float, top: float, bottom: float) -> list[str]:
+    parts = []
+    for number, (first, last, confidence) in enumerate(moments, start=1):
+        left, width = x(first), max(x(last) - x(first), 1.5)
+        told = (
+            f"moment {number}: {clock(first, tenths=True)} – {clock(last, tenths=True)}, confidence {confidence:.2f}"
+        )
+        parts.append(
+            f'<g class="moment"><title>{shown(told)}</title>'
+            f'<rect x="{left:.1f}" y="{lane + 5:.1f}" width="{width:.1f}" height="{LANE - 10}" fill-opacity=".85"/>'
+            f'<rect x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" height="{bottom - top:.1f}" '
+            f'fill-opacity="{0.08 + 0.2 * confidence:.2f}"/></g>'
         )
     return parts
 

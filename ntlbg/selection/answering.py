@@ -315,7 +315,7 @@ class ImageAnswerer:
         return OpenImages(self, features, timings, subtitles, subtitle_seconds)
 
     @torch.no_grad()
-    def _generate(self, messages: list[dict]) -> str:
+    def _generate(self, messages: list[dict], **options) -> str:
         inputs = self.processor.apply_chat_template(
             messages,
             tokenize=True,
@@ -323,7 +323,7 @@ class ImageAnswerer:
             return_tensors="pt",
             add_generation_prompt=True,
         ).to(self.model.device, self.model.dtype)
-        output = self.model.generate(**inputs, max_new_tokens=self.max_new_tokens, do_sample=False)
+        output = self.model.generate(**inputs, max_new_tokens=self.max_new_tokens, do_sample=False, **options)
         return self.processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
 
 
