@@ -79,8 +79,7 @@ def number_frames(
         draw = ImageDraw.Draw(image)
         text = str(number)
         # Measured with the rim, so that nothing of it is cut at the border.
-        box = draw.textbbox((0, 0), text, font=font, stroke_width=stroke + rim)
-        corner = _corner(position, box, height, width)
+        corner = _corner(position, _ink(text, font, stroke + rim), height, width)
         draw.text(corner, text, font=font, fill=opposite, stroke_width=stroke + rim, stroke_fill=opposite)
         # The same corner: strokes do not move the text.
         draw.text(corner, text, font=font, fill=fill, stroke_width=stroke, stroke_fill=fill)
@@ -93,6 +92,16 @@ def _fitting(digits: int, height: int, width: int, size: float) -> float:
     wanted = max(size * math.sqrt(height * width), SMALLEST)
     # A digit of the font is 0.58 of its size wide and 0.75 high; strokes and rims add a quarter.
     return max(1.0, min(wanted, width / (0.6 * digits + 0.25), height / 1.0))
+
+
+def _ink(text: str, font, stroke: int) -> tuple[float, float, float, float]:
+    """The box that a text drawn at (0, 0) fills; the font's own box leaves room beside a slim digit."""
+    left, top, right, bottom = font.getbbox(text, stroke_width=stroke)
+    scratch = Image.new("L", (math.ceil(right - left) + 2, math.ceil(bottom - top) + 2))
+    origin = math.ceil(-left) + 1, math.ceil(-top) + 1
+    ImageDraw.Draw(scratch).text(origin, text, font=font, fill=255, stroke_width=stroke, stroke_fill=255)
+    box = scratch.getbbox()
+    return box[0] - origin[0], box[1] - origin[1], box[2] - origin[0], box[3] - origin[1]
 
 
 def _corner(position: str, box: tuple[float, float, float, float], height: int, width: int) -> tuple[float, float]:

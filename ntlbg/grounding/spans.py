@@ -76,8 +76,8 @@ def spans_of_curve(
         raise ValueError("the relevance curve holds values that are no numbers")
     if most < 1:
         raise ValueError(f"`most` is at least 1, got {most}")
-    scores = robust_scores(curve)
     borders = _borders(seconds, looked_at)
+    scores = robust_scores(curve, torch.from_numpy(np.diff(borders)))
     free = torch.ones(len(curve), dtype=torch.bool)
     spans: list[Span] = []
     while len(spans) < most and free.any():
@@ -109,7 +109,8 @@ def spans_of_curve(
 
 def saliency(relevance: Sequence[float]) -> list[float]:
     """(T,) in [0, 1]: how far each value rises above the curve's median, as a share of the highest one's rise."""
-    scores = robust_scores(torch.as_tensor(np.asarray(relevance, dtype=np.float64))).clamp(min=0)
+    curve = torch.as_tensor(np.asarray(relevance, dtype=np.float64))
+    scores = robust_scores(curve, torch.ones_like(curve)).clamp(min=0)
     return (scores / scores.max().clamp(min=1e-12)).tolist()
 
 
