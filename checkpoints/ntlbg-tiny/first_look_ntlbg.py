@@ -51,7 +51,10 @@ def base_first_look(processor, video, query: str | None, video_metadata, samplin
     small = _resized(candidates, processor.first_look_size, token_side)
     content = [{"type": "video"}, *([{"type": "text", "text": query}] if query else [])]
     prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    result = processor(text=[prompt], videos=[small], query=query or "", do_resize=False, return_tensors="pt")
+    # Numbers are for answering: drawn on frames this small they would be part of what the choice rests on.
+    result = processor(
+        text=[prompt], videos=[small], query=query or "", do_resize=False, number_frames=False, return_tensors="pt"
+    )
     result["frames_indices"] = torch.from_numpy(candidates.indices)
     return result
 

@@ -16,6 +16,7 @@ from transformers.video_utils import VideoMetadata
 
 from .configuration_ntlbg import NTLBGConfig
 from .remote_code_ntlbg import VIDEO_PROCESSOR_AUTO_MAP, register
+from .frame_numbers_ntlbg import NUMBER_SIZE, check_numbers, number_frames
 from .video_decoding_ntlbg import open_video, take_frames, thin_candidates
 from .video_reader_ntlbg import VideoReader
 from .video_source_ntlbg import (
@@ -87,6 +88,13 @@ class NTLBGVideosKwargs(TypedDict, total=False):
         Files are scaled down to this longer side while decoding, before the base's own resizing.
     kept_groups (`list[list[int]]`, *optional*):
         Second look: the clips hold the frames of these groups only, the metadata tell of all frames.
+    number_frames (`bool`, *optional*, defaults to `False`):
+        Whether to draw on each frame its number among the candidates, before the base's own resizing. All frames of a
+        group bear the number of its first: the base fuses them into one picture. A chosen group keeps its number, so
+        that number n always means the time of candidate n.
+    number_color (`str`, *optional*, defaults to `"red"`), number_size (`float`, *optional*, defaults to 40 / 336),
+    number_position (`str`, *optional*, defaults to `"bottom_right"`):
+        How they look, see [`number_frames`].
     """
 
     do_sample_frames: bool | None
@@ -94,6 +102,10 @@ class NTLBGVideosKwargs(TypedDict, total=False):
     max_candidates: int | None
     max_side: int | None
     kept_groups: list | None
+    number_frames: bool | None
+    number_color: str | None
+    number_size: float | None
+    number_position: str | None
 
 
 class NTLBGVideoProcessor(BaseVideoProcessor):
@@ -116,6 +128,10 @@ class NTLBGVideoProcessor(BaseVideoProcessor):
     max_candidates = 768
     max_side = 1280
     do_sample_frames = True
+    number_frames = False
+    number_color = "red"
+    number_size = NUMBER_SIZE
+    number_position = "bottom_right"
     valid_kwargs = NTLBGVideosKwargs
     limits = VideoLimits()
 
@@ -140,6 +156,7 @@ class NTLBGVideoProcessor(BaseVideoProcessor):
                 "`base_video_processor` must be the base VLM's video processor or its dictionary, but got "
                 f"{type(base_video_processor).__name__}; use `NTLBGProcessor.from_base(...)`."
             )
+        check_numbers(self.number_color, self.number_size, self.number_position)
         self.base = base_video_processor
         self._accept_kwargs_of_base()
 
@@ -365,6 +382,7 @@ class NTLBGVideoProcessor(BaseVideoProcessor):
         return_metadata = kwargs.pop("return_metadata", False)
         return_tensors = kwargs.pop("return_tensors", None)
         kwargs.pop("input_data_format", None)
+        style = {name: kwargs.pop(name, None) for name in NUMBER_KWARGS}
         if _all_timed(video_metadata):
             clips = list(videos)
         else:
@@ -372,6 +390,8 @@ class NTLBGVideoProcessor(BaseVideoProcessor):
             clips, video_metadata = [v.frames for v in fetched], [TimedVideoMetadata.of(v) for v in fetched]
 
         per_group = self.temporal_patch_size
+        if self.number_frames if style["number_frames"] is None else style["number_frames"]:
+            clips = self._numbered(clips, kept_groups, style)
         inputs = [torch.from_numpy(_at_least(np.asarray(clip), per_group)) for clip in clips]
         data = self.base(
             inputs, do_sample_frames=False, input_data_format="channels_last", return_tensors="pt", **kwargs
@@ -387,6 +407,26 @@ class NTLBGVideoProcessor(BaseVideoProcessor):
             data["video_metadata"] = list(video_metadata)
         return BatchFeature(dict(data), tensor_type=return_tensors, skip_tensor_conversion=["video_metadata"])
 
+    def _numbered(self, clips: list, kept_groups: list | None, style: dict) -> list[np.ndarray]:
+        """The clips with each frame's number drawn; with `kept_groups`, which groups of all candidates they hold."""
+        per_group, numbered = self.temporal_patch_size, []
+        for number, clip in enumerate(clips):
+            clip = np.asarray(clip)
+            groups = np.arange(self.num_groups(len(clip))) if kept_groups is None else np.asarray(kept_groups[number])
+            numbers = np.repeat(groups * per_group, per_group)[: len(clip)]
+            numbered.append(
+                number_frames(
+                    clip,
+                    numbers,
+                    style["number_color"] or self.number_color,
+                    style["number_size"] or self.number_size,
+                    style["number_position"] or self.number_position,
+                )
+            )
+        return numbered
+
+
+NUMBER_KWARGS = ("number_frames", "number_color", "number_size", "number_position")
 
 # How candidates are taken; every one may be given in a call.
 SAMPLING_KWARGS = ("do_sample_frames", "candidate_fps", "max_candidates", "fps", "num_frames")
