@@ -3,8 +3,8 @@ in ds_configs/ and configuration/accelerate/ is executed as it stands, bfloat16 
 
 What is not as on GPUs: `DS_ACCELERATOR=cpu`; accelerate gets the number of processes, the address and gloo by flags
 (two machines are two launches); transformers' question for a GPU before it trains in bfloat16 is answered for it
-(runs_together.py); V100_32GB.json runs in float32, as DeepSpeed has no float16 on a CPU. All but DDP takes minutes:
-`make test-distributed`.
+(runs_together.py); V100_32GB.json runs in float32, as DeepSpeed has no float16 on a CPU. It takes minutes:
+`make test-distributed`; DDP by itself is in test_two_processes.py.
 """
 
 import json
@@ -19,6 +19,8 @@ from tiny_encoders import save_encoder
 from train_parts import ROOT, finish, flags, losses, save_base, save_ntlbg, save_rows, start
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
 
+
+pytestmark = pytest.mark.distributed
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 TOGETHER = ROOT / "tests" / "runs_together.py"
@@ -79,7 +81,6 @@ def test_two_processes_of_train_py_are_one_with_twice_the_batch(parts, alone, tm
     assert_same_weights(tmp_path / "two", alone, 1e-5)
 
 
-@pytest.mark.distributed
 @pytest.mark.parametrize("threshold", [None, 0], ids=["small weights whole", "every weight divided"])
 @pytest.mark.parametrize("stage", [2, 3])
 def test_zero_saves_resumes_and_reloads_as_one_process_does(stage, threshold, parts, alone, tmp_path):
@@ -108,7 +109,6 @@ def test_zero_saves_resumes_and_reloads_as_one_process_does(stage, threshold, pa
     assert all(torch.isfinite(value).all() for value in loaded.state_dict().values())
 
 
-@pytest.mark.distributed
 @pytest.mark.parametrize("stage", ["2", "3"])
 def test_stages_with_adapters_from_a_base_end_in_the_whole_model_under_zero(stage, parts, tmp_path):
     config = {"2": "A100_80GB.json", "3": "A100_40GB.json"}[stage]
@@ -141,7 +141,6 @@ def test_stages_with_adapters_from_a_base_end_in_the_whole_model_under_zero(stag
     assert AutoProcessor.from_pretrained(tmp_path / "out" / "joint").scorer_processor is not None
 
 
-@pytest.mark.distributed
 def test_every_deepspeed_file_trains_as_it_stands(parts, alone, tmp_path):
     runs, folders, expected = [], [], []
     for path in sorted((ROOT / "ds_configs").glob("*.json")):
@@ -165,7 +164,6 @@ def test_every_deepspeed_file_trains_as_it_stands(parts, alone, tmp_path):
         assert loaded.selector.kappa.dtype == torch.float32
 
 
-@pytest.mark.distributed
 @pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "configuration" / "accelerate").glob("*.yaml")))
 def test_every_accelerate_file_trains_as_it_stands(name, parts, tmp_path):
     path = ROOT / "configuration" / "accelerate" / name

@@ -307,10 +307,12 @@ def toy():
     return world, reading_base(world)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_the_selector_learns_from_the_task_loss_alone_what_is_evidence(toy, seed):
     world, base = toy
-    before, after = (evidence_recall(learn(base, world, seed=seed, steps=steps), world) for steps in (0, 120))
+    before, after = (
+        evidence_recall(learn(base, world, seed=seed, steps=steps), world, videos=128) for steps in (0, 120)
+    )
     assert before["recall"] < 1.5 * KEPT / GROUPS
     assert after["recall"] > 0.6
     assert after["accuracy"] > before["accuracy"] + 0.1

@@ -24,6 +24,7 @@ from ntlbg.training.lora import merged_state_dict
 from ntlbg.training.loss_counts import count_losses
 from ntlbg.training.loss_schedule import LOSSES, loss_weights
 from ntlbg.training.run_card import run_card
+from ntlbg.training.skipping import SkippingCollator
 from ntlbg.training.stages import OWN_PARTS, apply_stage, part_of
 from ntlbg.training.whole_parts import WholeParts
 
@@ -121,7 +122,14 @@ class NTLBGTrainer(Trainer):
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
+        loader, had = kwargs["train_dataloader"], kwargs["steps_trained_in_current_epoch"]
+        taken_up = kwargs["epoch"] == kwargs["epochs_trained"] and had > 0 and not self.args.ignore_data_skip
+        collate = loader.collate_fn
+        if taken_up and not has_length(self.train_dataset):
+            # Of a table the rows are passed over by their numbers; of a stream all batches would be made.
+            loader.collate_fn = SkippingCollator(collate, had)
         super()._run_epoch(**kwargs)
+        loader.collate_fn = collate
 
     def create_optimizer(self, model=None):
         """With `selector_learning_rate` the selector, rich points and transition are groups of their own."""
