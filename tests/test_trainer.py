@@ -38,7 +38,8 @@ def test_a_batch_of_eight_and_four_of_two_have_the_same_gradients(component, tmp
     cut, cut_logs = one_step(
         tmp_path, component, stage="end_to_end", per_device_train_batch_size=2, gradient_accumulation_steps=4
     )
-    scale = max(float(value.abs().max()) for value in whole.values())
+    # The length of the whole gradient: where a video's pull is bounded, single entries may be small beside rounding.
+    scale = float(torch.stack([value.norm() for value in whole.values()]).norm())
     assert scale > 0
     assert whole.keys() == cut.keys()
     for name, value in whole.items():
