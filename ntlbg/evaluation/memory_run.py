@@ -1,8 +1,8 @@
 """The memory of real training steps, in a process of its own: `python -m ntlbg.evaluation.memory_run CASE.json`.
 
 A random-weight model of the real classes, the model's own forward and backward, AdamW. Prints one JSON object. What
-counts is VmHWM, the kernel's high-water mark of resident memory, less what was resident when the libraries had been
-imported and had done one step of a tiny model (they import and allocate lazily); the mark is reset there.
+counts is VmHWM, the kernel's high-water mark of resident memory, which misses no moment, less what was resident when
+the libraries had been imported. The mark is reset when the model and its inputs are there, before the first step.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -20,12 +19,14 @@ from transformers import AutoConfig
 from ntlbg.configuration.configuration_ntlbg import NTLBGConfig
 from ntlbg.modeling_ntlbg.adapters_ntlbg import VideoFeatures
 from ntlbg.modeling_ntlbg.modeling_ntlbg import NTLBGForConditionalGeneration
+from ntlbg.training.arguments import ModelArguments
 from ntlbg.training.memory import Job
 from ntlbg.training.model_shapes import ModelShape, shape_of_config
+from ntlbg.training.stages import apply_stage
 
 
+STEPS = 3
 _TEXT, _VIDEO, _START, _END = 20, 3, 4, 5
-LANGUAGE_LINEAR = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
 
 def base_config(case: dict):
@@ -74,16 +75,12 @@ def build(case: dict) -> tuple[NTLBGForConditionalGeneration, ModelShape, Job]:
         covariance_rank=job.covariance_rank,
     )
     model = NTLBGForConditionalGeneration(config).train()
+    model.vlm.to(getattr(torch, job.dtype))
     shape = shape_of_config(base)
     if job.lora_r:
-        model.requires_grad_(False)
-        lora = LoraConfig(r=job.lora_r, lora_alpha=2 * job.lora_r, target_modules=LANGUAGE_LINEAR, lora_dropout=0.0)
-        inject_adapter_in_model(lora, model.vlm)
-    else:
-        model.vlm.requires_grad_(job.stage != "selection")
-        model.vlm.model.visual.requires_grad_(job.stage == "end_to_end")
-    for part in (model.selector, model.rich_points, model.transition):
-        part.requires_grad_(True)
+        target = ModelArguments().lora_target_modules
+        inject_adapter_in_model(LoraConfig(r=job.lora_r, lora_alpha=2 * job.lora_r, target_modules=target), model.vlm)
+    apply_stage(model, job.stage)
     if job.checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model, shape, job
@@ -96,16 +93,20 @@ def batch(shape: ModelShape, job: Job) -> dict:
     groups, per_group = job.groups(shape), job.tokens_per_group(shape)
     picture = [_START, *[_VIDEO] * per_group, _END]
     if shape.family == "qwen3_vl":
-        video = [token for _ in range(groups) for token in [*[_TEXT] * job.group_text(shape), *picture]]
+        timed = [token for _ in range(groups) for token in [*[_TEXT] * job.group_text(shape), *picture]]
+        video = [_START, *timed, _END]
     else:
         video = [_START, *[_VIDEO] * (groups * per_group), _END]
     text = torch.randint(_TEXT, shape.vocabulary, (job.text_tokens,)).tolist()
     ids = torch.tensor([text[: len(text) // 2] + video + text[len(text) // 2 :]] * job.batch)
+    attention_mask = torch.ones_like(ids)
+    # Texts are not all of one length: every further row is a token shorter, and padded.
+    attention_mask[1:, 0] = 0
     labels = torch.full_like(ids, -100)
     labels[:, -job.answer_tokens :] = ids[:, -job.answer_tokens :]
     inputs = {
         "input_ids": ids,
-        "attention_mask": torch.ones_like(ids),
+        "attention_mask": attention_mask,
         "labels": labels,
         "mm_token_type_ids": (ids == _VIDEO).int() * 2,
         "video_grid_thw": torch.tensor([[groups, height, width]] * job.batch),
@@ -114,10 +115,11 @@ def batch(shape: ModelShape, job: Job) -> dict:
         "group_timestamps": torch.arange(groups).float().repeat(job.batch),
     }
     if job.cached_features:
+        dtype = getattr(torch, job.dtype)
         inputs["video_features"] = [
             VideoFeatures(
-                torch.randn(groups, per_group, shape.hidden),
-                [torch.randn(groups, per_group, shape.hidden) for _ in range(vision.deepstack)],
+                torch.randn(groups, per_group, shape.hidden, dtype=dtype),
+                [torch.randn(groups, per_group, shape.hidden, dtype=dtype) for _ in range(vision.deepstack)],
             )
             for _ in range(job.batch)
         ]
@@ -127,28 +129,21 @@ def batch(shape: ModelShape, job: Job) -> dict:
     return inputs
 
 
-def train(case: dict, steps: int = 2) -> dict:
-    """Train `steps` optimizer steps; seconds of the last one and parameters."""
-    model, shape, job = build(case)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=job.optimizer == "adamw_torch_fused")
-    inputs = batch(shape, job)
-    for _ in range(steps):
-        start = time.perf_counter()
-        for _ in range(job.accumulation):
-            # As the Trainer: the outputs are gone when the backward pass begins.
-            loss = model(**inputs, use_cache=False).loss
-            (loss / job.accumulation).backward()
-            del loss
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        seconds = time.perf_counter() - start
-    return {
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "trained": sum(parameter.numel() for parameter in trained),
-        "step_seconds": seconds,
-    }
+def optimizer_for(model) -> torch.optim.Optimizer:
+    """AdamW over what the model trains, as the Trainer's default makes it."""
+    return torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad], fused=True)
+
+
+def update(model, inputs: dict, job: Job, optimizer: torch.optim.Optimizer) -> None:
+    """One optimizer step."""
+    for _ in range(job.accumulation):
+        # As the Trainer: the outputs are gone when the backward pass begins.
+        loss = model(**inputs, use_cache=False).loss
+        (loss / job.accumulation).backward()
+        del loss
+    torch.nn.utils.clip_grad_norm_([value for group in optimizer.param_groups for value in group["params"]], 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
 
 
 def _status(field: str) -> int:
@@ -157,36 +152,23 @@ def _status(field: str) -> int:
 
 
 def measure(case: dict) -> dict:
-    """Bytes at the peak above the baseline, beside what `train` returns."""
+    """Bytes at the peak above the baseline, and what they were taken from."""
     torch.set_num_threads(1)
-    train(WARM_UP)
-    baseline = {name: _status(name) for name in ("RssAnon", "RssFile")}
+    baseline = _status("VmRSS")
+    model, shape, job = build(case)
+    inputs, optimizer = batch(shape, job), optimizer_for(model)
+    # A random-weight model takes more while it is built than one that is loaded: untied embeddings, first of all.
     Path("/proc/self/clear_refs").write_text("5")
-    result = train(case)
-    # Pages of the libraries' files come and go with the system's needs; those there at the end count as there before.
-    high, files = _status("VmHWM"), _status("RssFile")
+    start = time.perf_counter()
+    for _ in range(STEPS):
+        update(model, inputs, job, optimizer)
     return {
-        "measured": high - baseline["RssAnon"] - files,
-        "high": high,
-        "files": files,
+        "measured": _status("VmHWM") - baseline,
         "baseline": baseline,
-        **result,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "trained": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        "step_seconds": (time.perf_counter() - start) / STEPS,
     }
-
-
-WARM_UP = {
-    "family": "qwen2_vl",
-    "text": {
-        "vocab_size": 64,
-        "hidden_size": 32,
-        "intermediate_size": 32,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-    },
-    "vision": {"depth": 1, "embed_dim": 32, "num_heads": 2, "hidden_size": 32, "mlp_ratio": 2},
-    "job": asdict(Job(frames=8, height=56, width=56, representatives=2, lora_r=2, checkpointing=True, text_tokens=32)),
-}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What a training step holds in memory, part by part and moment by moment, from shapes alone.
 
-A step passes through six moments (`Estimate.moments`); its peak is the largest. At each moment a part is either held
+A step passes through eight moments (`Estimate.moments`); its peak is the largest. At each moment a part is either held
 or not, and its size is a closed formula of the shapes:
 
     weights, gradients      parameters x bytes; ZeRO divides by the processes: weights from stage 3, gradients from
@@ -16,12 +16,19 @@ or not, and its size is a closed formula of the shapes:
     kept tokens             k groups before and after enrichment, gate and concatenation
     language model          what autograd keeps of each layer: `layer_saved`; with gradient checkpointing its input
                             alone, and one layer whole while it is recomputed (Chen et al. 2016)
-    logits                  positions x vocabulary x 4 bytes, three times: log-probabilities, the gradient of the loss
-                            and that of the logits are there at once
+    logits                  answer tokens x vocabulary x 4 bytes, three times: log-probabilities, the gradient of the
+                            loss and that of the logits are there at once
+
+Trained embeddings have two gradients at once, each of the whole vocabulary: the prompt's, and the query's, which the
+selector read from the same table; of tied ones that of the output layer waits through the whole backward pass. Where
+gradients are kept from before (accumulation) or elsewhere (ZeRO-2), new ones come beside them.
 
 What autograd keeps was read off the modules' operations: an elementwise product keeps both factors, a linear map its
 input where its weight is trained, SiLU its input, RMSNorm its float32 input, attention q, k, v and its output (never
-the L x L matrix, except for "eager"; Dao 2023). tests/test_memory.py compares with what autograd does keep.
+the L x L matrix, except for "eager"; Dao 2023). Padded rows have a mask, and then transformers' "sdpa" gives every
+query head its own copy of k and v, and PyTorch turns the mask into numbers anew in every layer. tests/test_memory.py
+compares with what autograd does keep and with what the allocator gives out, docs/benchmarks/memory.md with the memory
+of whole processes.
 
 Shapes: B videos a step, L tokens of a pruned prompt, T groups of a video, n tokens a group, k groups kept, D width.
 """
@@ -39,7 +46,6 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # with the kernels' code and the workspaces of cuBLAS and NCCL.
 FRAMEWORK_BYTES = {"cpu": 40e6, "cuda": 0.75 * 2**30}
 _NF4_BYTES = 4.127 / 8
-MOMENTS = ("encoding", "selection", "loss", "backward of the last layer", "backward of the first layer", "update")
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,6 @@ class Job:
         checkpointing: gradient checkpointing of language model and, where it is trained, vision tower.
         attention: "sdpa", "flash_attention_2" or "eager".
         cached_features: whether the vision tower's features come from a cache instead of frames.
-        answer_logits_only: whether logits are made only where there is a label.
         optimizer: a name of transformers' `OptimizerNames`, of the AdamW kind.
         processes, zero_stage, offload_optimizer, offload_weights: of DeepSpeed; stage 0 is none.
         device: "cpu" or "cuda".
@@ -86,7 +91,6 @@ class Job:
     checkpointing: bool = False
     attention: str = "sdpa"
     cached_features: bool = False
-    answer_logits_only: bool = False
     optimizer: str = "adamw_torch_fused"
     processes: int = 1
     zero_stage: int = 0
@@ -181,46 +185,71 @@ def lora_parameters(shape: ModelShape, rank: int) -> int:
 def trained_base_parameters(shape: ModelShape, job: Job) -> int:
     """Of the base itself, in its own type."""
     count = 0
-    if job.stage != "selection" and not job.lora_r:
+    if _trains_language_model(job):
         count += shape.language_parameters
-    if job.stage == "end_to_end":
-        count += shape.merger_parameters if job.lora_r else shape.vision_parameters
-    return count
+    return count + _trained_tower_parameters(shape, job)
+
+
+def _trained_tower_parameters(shape: ModelShape, job: Job) -> int:
+    if job.stage != "end_to_end":
+        return 0
+    return shape.merger_parameters if job.lora_r else shape.vision_parameters
 
 
 def layer_saved(shape: ModelShape, job: Job) -> float:
     """Bytes that autograd keeps of one decoder layer, for all B x L tokens."""
-    size, tokens, length = BYTES[job.compute], job.batch * job.length(shape), job.length(shape)
-    full = job.stage != "selection" and not job.lora_r
-    adapted = job.stage != "selection" and bool(job.lora_r)
-    hidden, inner, query, kv = shape.hidden, shape.intermediate, shape.query_width, shape.kv_width
-    # RMSNorm works in float32; its input is kept so, its normalised product and its output only for weights.
-    saved = 2 * hidden * 4 + (2 * hidden * size if full else 0) + (2 * hidden * size if full or adapted else 0)
-    saved += (2 * query + 2 * kv) * size + 3 * inner * size + (inner * size if full or adapted else 0)
+    return _attention_saved(shape, job) + _mlp_saved(shape, job)
+
+
+def _norm_saved(shape: ModelShape, job: Job) -> float:
+    """Bytes a token that RMSNorm keeps, and with it the linear maps that read its output."""
+    size, adapted = BYTES[job.compute], _trains_adapters(job)
+    # It works in float32; its input is kept so, its normalised product and its output only for weights.
+    full = _trains_language_model(job)
+    return shape.hidden * (4 + (size if full else 0) + (size if full or adapted else 0))
+
+
+def _attention_saved(shape: ModelShape, job: Job) -> float:
+    size, length, tokens = BYTES[job.compute], job.length(shape), job.batch * job.length(shape)
+    query, kv = shape.query_width, shape.kv_width
+    masked = job.attention == "eager" or (job.attention == "sdpa" and job.batch > 1)
+    saved = _norm_saved(shape, job) + (2 * query + 2 * (query if masked else kv)) * size
     if shape.family == "qwen3_vl":
-        saved += (query + kv) * (4 + (size if full else 0))
-    if adapted:
-        saved += 7 * job.lora_r * size
-        if size == 2:
-            # Each of q, k, v and of gate, up casts the common input to the adapter's type for itself.
-            saved += 3 * hidden * size
-    saved *= tokens
+        saved += (query + kv) * (4 + (size if _trains_language_model(job) else 0))
+    if _trains_adapters(job):
+        # Of q, k, v and o. Each of q, k, v casts the common input to the adapter's type for itself.
+        saved += 4 * job.lora_r * size + (2 * shape.hidden * size if size == 2 else 0)
     if job.attention == "eager":
         # Probabilities, once as softmax keeps them and once as the product with v does.
-        saved += job.batch * shape.heads * length**2 * (4 + (size if size == 2 else 0))
-        saved += 2 * tokens * (query - kv) * size
-    else:
-        saved += tokens * shape.heads * 4
-    return saved
+        return tokens * saved + job.batch * shape.heads * length**2 * (4 + (size if size == 2 else 0))
+    return tokens * (saved + shape.heads * 4) + (job.batch * length**2 * size if masked else 0)
+
+
+def _mlp_saved(shape: ModelShape, job: Job) -> float:
+    size, inner, adapted = BYTES[job.compute], shape.intermediate, _trains_adapters(job)
+    full = _trains_language_model(job)
+    saved = _norm_saved(shape, job) + 3 * inner * size + (inner * size if full or adapted else 0)
+    if adapted:
+        saved += 3 * job.lora_r * size + (shape.hidden * size if size == 2 else 0)
+    return job.batch * job.length(shape) * saved
+
+
+def _trains_language_model(job: Job) -> bool:
+    return job.stage != "selection" and not job.lora_r
+
+
+def _trains_adapters(job: Job) -> bool:
+    return job.stage != "selection" and bool(job.lora_r)
 
 
 def layer_transient(shape: ModelShape, job: Job) -> float:
-    """Bytes beyond `layer_saved` while the gradient goes through a decoder layer: at its MLP, or at its attention."""
+    """Bytes beyond `layer_saved` while the gradient goes through a decoder layer: at its MLP, or at its attention,
+    when what the MLP kept is gone."""
     size, tokens = BYTES[job.compute], job.batch * job.length(shape)
     mlp = 2 * shape.intermediate + 3 * shape.hidden
     attention = 3 * shape.query_width + 4 * shape.kv_width + 4 * shape.hidden
     scores = 2 * job.batch * shape.heads * job.length(shape) ** 2 * 4 if job.attention == "eager" else 0
-    return max(tokens * mlp * size, tokens * attention * size + scores)
+    return max(tokens * mlp * size, tokens * attention * size + scores - _mlp_saved(shape, job))
 
 
 def _patches(shape: ModelShape, job: Job) -> int:
@@ -235,25 +264,28 @@ def vision_chunk(shape: ModelShape, job: Job) -> float:
     rotation = 5 * vision.width * size + (6 if size == 2 else 4) * vision.width * 4
     mlp = 3 * vision.width * size + (2 if shape.family == "qwen3_vl" else 3) * vision.intermediate * size
     merger = 4 * vision.width * size
-    patches = (vision.pixels_per_patch + vision.width) * size
+    # The frames themselves, cast, and what becomes of them, with a copy as the convolution lays it out.
+    patches = ((vision.pixels_per_patch if size == 2 else 0) + 2 * vision.width) * size
     return rows * max(rotation, mlp, merger, patches)
 
 
-def vision_saved(shape: ModelShape, job: Job) -> tuple[float, float]:
-    """Bytes that autograd keeps of a trained tower for all groups, and of one block while it is recomputed."""
+def vision_saved(shape: ModelShape, job: Job) -> tuple[float, float, float]:
+    """Bytes that autograd keeps of a trained tower for all groups; of one block while it is recomputed; beyond these
+    while the gradient goes through a block's MLP."""
     vision, size = shape.vision, BYTES[job.compute]
     rows = job.batch * job.groups(shape) * _patches(shape, job)
     merger = 4 * vision.width * size * (1 + vision.deepstack)
     if job.stage != "end_to_end" or job.cached_features:
-        return 0.0, 0.0
+        return 0.0, 0.0, 0.0
     if job.lora_r:
-        return rows * merger, 0.0
+        return rows * merger, 0.0, 0.0
     inner = {"qwen2_vl": 3, "qwen2_5_vl": 4, "qwen3_vl": 2}[shape.family] * vision.intermediate
     block = (11 * vision.width + inner) * size
-    chunk = min(1.0, job.chunk_groups / job.groups(shape)) * rows / job.batch
+    chunk = min(job.chunk_groups, job.groups(shape)) * _patches(shape, job)
+    transient = chunk * (2 * vision.intermediate + 3 * vision.width) * size
     if job.checkpointing:
-        return rows * (vision.depth * vision.width * size + merger), chunk * block
-    return rows * (vision.depth * block + merger), 0.0
+        return rows * (vision.depth * vision.width * size + merger), chunk * block, transient
+    return rows * (vision.depth * block + merger), 0.0, transient
 
 
 def selector_saved(shape: ModelShape, job: Job) -> float:
@@ -272,7 +304,7 @@ def estimate_memory(shape: ModelShape, job: Job) -> Estimate:
     size = BYTES[job.compute]
     own = selector_parameters(shape, job)
     base = trained_base_parameters(shape, job)
-    adapters = lora_parameters(shape, job.lora_r) if job.lora_r and job.stage != "selection" else 0
+    adapters = lora_parameters(shape, job.lora_r) if _trains_adapters(job) else 0
     trained = base + own + adapters
     states = _States(shape, job, base, own + adapters)
 
@@ -285,62 +317,64 @@ def estimate_memory(shape: ModelShape, job: Job) -> Estimate:
         0.0 if job.cached_features else job.batch * groups * _patches(shape, job) * shape.vision.pixels_per_patch * 4
     )
     kept_bytes = job.batch * kept * per_group * shape.hidden * feature_layers * size
-    tower, tower_block = vision_saved(shape, job)
+    tower, tower_block, tower_transient = vision_saved(shape, job)
+    trains_tower = job.stage == "end_to_end" and not job.lora_r
     selector = selector_saved(shape, job)
     tokens = job.batch * job.length(shape)
     layer = layer_saved(shape, job)
     stack = shape.layers * (tokens * shape.hidden * size if job.checkpointing else layer)
     head = tokens * shape.hidden * (4 + 2 * size)
     stack += _mask(shape, job) + head
-    positions = job.batch * job.answer_tokens if job.answer_logits_only else tokens
-    logits = positions * shape.vocabulary * 4
+    logits = job.batch * job.answer_tokens * shape.vocabulary * 4
     # On a CPU the batch is the caller's and stays; on a GPU its copy goes before the backward pass begins.
     later = 1.0 if job.device == "cpu" else 0.0
     # float32 features are what the selector's norm keeps; others it has copied.
     held = 1.0 if size == 4 or (job.cached_features and later) else 0.0
+    from_cache = features * later if job.cached_features else 0.0
     twice = features / job.batch if groups > job.chunk_groups else 0.0
     float_copy = features / feature_layers / job.batch * 2 if size == 2 else 0.0
 
+    # While it is encoded, a tower in training already keeps what it will need; a frozen one holds a block at a time,
+    # of one chunk, whose features are still to come.
+    encoding = {"features": features, "vision tower": tower}
+    if trains_tower:
+        encoding["vision tower"] += tower_block
+    elif not job.cached_features:
+        chunk = min(1.0, job.chunk_groups / groups) * features / job.batch
+        if vision_chunk(shape, job) - chunk > twice:
+            encoding = {"features": features - chunk, "vision tower": tower + vision_chunk(shape, job)}
+        else:
+            encoding["vision tower"] += twice
+    forward = {
+        "frames": pixels * later,
+        "vision tower": tower,
+        "features": features * held,
+        "selector": selector,
+        "kept tokens": 2 * kept_bytes,
+    }
+    transient = layer_transient(shape, job)
     moments = {
-        "encoding": {
-            "frames": pixels,
-            "vision tower": 0.0
-            if job.cached_features
-            else tower + max(vision_chunk(shape, job), twice if not tower else 0.0),
-            "features": features,
-        },
+        "encoding": {"frames": pixels, **encoding},
         "selection": {
             "frames": pixels,
             "vision tower": tower,
             "features": features,
             "selector": selector + max(float_copy, 4 * groups * shape.hidden * 4),
         },
-        "loss": {
-            "frames": pixels * later,
-            "vision tower": tower,
-            "features": features * held,
-            "selector": selector,
-            "kept tokens": 2 * kept_bytes,
-            "language model": stack,
-            "logits": 3 * logits,
-        },
+        "loss": {**forward, "language model": stack, "logits": 3 * logits},
         "backward of the last layer": {
-            "frames": pixels * later,
-            "vision tower": tower,
-            "features": features * held,
-            "selector": selector,
-            "kept tokens": 2 * kept_bytes,
-            "language model": stack + layer_transient(shape, job) + (layer if job.checkpointing else 0),
+            **forward,
+            "language model": stack + transient + (layer if job.checkpointing else 0),
         },
-        "backward of the first layer": {
+        "backward of the first layer": {**forward, "language model": layer + transient + _mask(shape, job)},
+        # The query's embeddings were the first thing read after the tower: of all else the backward pass is through.
+        "backward of the embeddings": {"frames": pixels * later, "vision tower": tower, "features": from_cache},
+        "backward of the tower": {
             "frames": pixels * later,
-            "vision tower": tower + tower_block,
-            "features": features * held,
-            "selector": selector,
-            "kept tokens": 2 * kept_bytes,
-            "language model": layer + layer_transient(shape, job) + _mask(shape, job),
+            "vision tower": tower + tower_block + tower_transient,
+            "features": from_cache,
         },
-        "update": {"frames": pixels * later, "features": features * later if job.cached_features else 0.0},
+        "update": {"frames": pixels * later, "features": from_cache},
     }
     for name, parts in moments.items():
         parts["frames"] += inputs
@@ -381,11 +415,12 @@ class _States:
         return embeddings * width + (self.shape.parameters - embeddings) * _NF4_BYTES
 
     def _largest_trained(self) -> int:
-        if not self.base:
+        if not _trains_language_model(self.job):
             return 0
-        linear = max(rows * columns for rows, columns in self.shape.linear_shapes)
-        full = self.job.stage != "selection" and not self.job.lora_r
-        return max(linear, self.shape.embedding_parameters) if full else 0
+        return max(self._largest_linear(), self.shape.embedding_parameters)
+
+    def _largest_linear(self) -> int:
+        return max(rows * columns for rows, columns in self.shape.linear_shapes)
 
     def _zero(self) -> tuple[float, float, float, float]:
         """Weights, gradients, states of this process and the buffers of the exchange."""
@@ -410,33 +445,42 @@ class _States:
         job = self.job
         weights, gradients, states, buffers = self._zero()
         early = job.accumulation > 1
-        reached = {
-            "encoding": float(early),
-            "selection": float(early),
-            "loss": float(early),
-            "backward of the last layer": 1.0 if early else self._head_share(),
-            "backward of the first layer": 1.0,
-            "update": 1.0,
-        }[moment]
-        extra = self.largest if moment.startswith("backward") and (early or self.shape.tied) else 0.0
-        if moment == "update":
-            extra += self._update_transient()
+        reached = 1.0
+        if not early and moment != "update":
+            reached = self._share_reached(moment)
         held = {
             "weights": weights + (self.copies if moment not in ("encoding", "update") else 0.0),
-            "gradients": gradients * reached + extra,
-            "optimizer states": states,
+            "gradients": gradients * reached + self._fresh(moment),
+            "optimizer states": states + (self._update_transient() if moment == "update" else 0.0),
             "exchange": buffers,
         }
         for part in self.host():
             held[part] = 0.0
         if "gradients" in self.host():
-            held["gradients"] = extra
+            held["gradients"] = self._fresh(moment)
         return held
 
-    def _head_share(self) -> float:
-        """Share of the gradients that the output layer makes, before any other."""
-        full = self.job.stage != "selection" and not self.job.lora_r
-        return BYTES[self.job.dtype] * self.shape.embedding_parameters / self.gradients if full else 0.0
+    def _share_reached(self, moment: str) -> float:
+        """Share of the gradients that the backward pass has made."""
+        if not moment.startswith("backward"):
+            return 0.0
+        size = BYTES[self.job.dtype]
+        if moment == "backward of the last layer":
+            return size * self.shape.embedding_parameters / self.gradients if self.largest else 0.0
+        # The tower, which came first, is last.
+        return 1 - size * _trained_tower_parameters(self.shape, self.job) / self.gradients
+
+    def _fresh(self, moment: str) -> float:
+        """Bytes of gradients beside those that are kept: new ones that are still to be added or sent."""
+        if not self.largest or not moment.startswith("backward"):
+            return 0.0
+        size, table = BYTES[self.job.dtype], self.shape.embedding_parameters
+        beside = self.job.accumulation > 1 or self.job.zero_stage >= 2
+        if moment == "backward of the embeddings":
+            return size * table * (2 if beside else 1)
+        if not beside or moment == "backward of the tower":
+            return 0.0
+        return size * (self._largest_linear() + (table if self.shape.tied else 0))
 
     def _update_transient(self) -> float:
         """Temporaries of AdamW: none when fused; of all parameters at once on a GPU, of the largest on a CPU."""

@@ -170,7 +170,6 @@ def shape_and_job(run: dict, gpus: int = 1, near: Path | None = None) -> tuple[M
         checkpointing=bool(run.get("activation_checkpointing")),
         attention=run.get("attn_implementation") or "sdpa",
         cached_features=bool(run.get("feature_cache")),
-        answer_logits_only=True,
         optimizer=run.get("optim") or "adamw_torch_fused",
         processes=gpus,
         device="cuda",

@@ -40,8 +40,7 @@ def step_time(shape: ModelShape, job: Job, card: Card) -> StepTime:
     groups, per_group = job.groups(shape), job.tokens_per_group(shape)
     linear = sum(rows * columns for rows, columns in shape.linear_shapes)
     layers = shape.layers * (2 * linear * tokens + 2 * length * tokens * shape.query_width)
-    positions = job.batch * job.answer_tokens if job.answer_logits_only else tokens
-    head = 2 * shape.embedding_parameters * positions
+    head = 2 * shape.embedding_parameters * job.batch * job.answer_tokens
     full = job.stage != "selection" and not job.lora_r
     # Forward, gradient of the activations, and those of the weights or once more the forward pass.
     language = layers * (2 + full + job.checkpointing) + head * (2 + full)
