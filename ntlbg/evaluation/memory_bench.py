@@ -16,19 +16,20 @@ import sys
 import tempfile
 from pathlib import Path
 
-from ntlbg.evaluation.memory_cases import CASES
-from ntlbg.training.memory import Estimate, Job, estimate_memory
+from ntlbg.evaluation.memory_cases import CASES, HELD_OUT
+from ntlbg.evaluation.memory_run import STEPS, base_config
+from ntlbg.evaluation.world_benchmark import current_commit
+from ntlbg.training.memory import FRAMEWORK_BYTES, Estimate, Job, estimate_memory
 from ntlbg.training.model_shapes import shape_of_config
 
 
 MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 WITHIN = 0.15
+COMMAND = "python -m ntlbg.evaluation.memory_bench --out docs/benchmarks/memory"
 
 
 def estimate_of(case: dict) -> Estimate:
     """What the estimator says of a case."""
-    from ntlbg.evaluation.memory_run import base_config
-
     return estimate_memory(shape_of_config(base_config(case)), Job(**case["job"]))
 
 
@@ -52,45 +53,67 @@ def measure(case: dict) -> dict:
     return json.loads(ended.stdout.splitlines()[-1])
 
 
-def write_report(out: Path, results: dict[str, dict]) -> None:
+def _table(cases: list[dict], results: dict[str, dict]) -> list[str]:
+    rows = []
+    for case in cases:
+        estimate, measured = estimate_of(case), results[case["name"]]["measured"]
+        rows.append(
+            f"| {case['name']} | {case['family']} | {estimate.parameters / 1e6:.0f} M | {estimate.trained / 1e6:.0f} M "
+            f"| {estimate.peak / 1e6:.0f} | {measured / 1e6:.0f} | {estimate.peak / measured:.3f} "
+            f"| {estimate.peak_moment} |"
+        )
+    return [
+        "| configuration | family | parameters | trained | estimated, MB | measured, MB | ratio | peak at |",
+        "|---|---|---:|---:|---:|---:|---:|---|",
+        *rows,
+    ]
+
+
+def write_report(out: Path, content: dict) -> None:
     """The page and the picture of what has been measured."""
     from ntlbg.report.memory_plot import draw_memory
 
-    cases = {case["name"]: case for case in CASES if case["name"] in results}
-    estimates = {name: estimate_of(case) for name, case in cases.items()}
-    rows = []
-    for name, estimate in estimates.items():
-        measured = results[name]["measured"]
-        rows.append(
-            f"| {name} | {cases[name]['family']} | {estimate.parameters / 1e6:.0f} M | {estimate.trained / 1e6:.0f} M "
-            f"| {estimate.peak / 1e6:.0f} | {measured / 1e6:.0f} | {estimate.peak / measured - 1:+.1%} "
-            f"| {estimate.peak_moment} |"
-        )
-    errors = [estimate.peak / results[name]["measured"] - 1 for name, estimate in estimates.items()]
-    sizes = [results[name]["measured"] for name in estimates]
-    page = [
-        "# Training memory: estimated and measured",
-        "",
-        "Random-weight models of the real classes, real steps (forward, backward, AdamW), float32, one thread, each",
-        "in a process of its own. Measured is the high-water mark of resident memory (VmHWM) after the second",
-        "update, less what was resident after the imports and one step of a tiny model. Environment: "
-        + ", ".join(f"{name}={value}" for name, value in MALLOC.items())
-        + ".",
-        "Sizes in MB (10^6 bytes). No factor of the estimator is fitted to a case.",
-        "",
-        "| configuration | family | parameters | trained | estimated | measured | difference | peak at |",
-        "|---|---|---|---|---|---|---|---|",
-        *rows,
-        "",
-        f"{sum(abs(error) <= WITHIN for error in errors)} of {len(errors)} within {WITHIN:.0%}; "
-        f"measured sizes span {max(sizes) / min(sizes):.0f} to 1.",
-        "",
-        "![Estimated parts and measured peaks](memory.png)",
-        "",
-        "Formulas: `ntlbg/training/memory.py`; made by `make bench-memory`. Not measured: GPUs, 16 bits, DeepSpeed.",
-    ]
-    out.with_suffix(".md").write_text("\n".join(page) + "\n", encoding="utf-8")
-    draw_memory(str(out.with_suffix(".png")), list(estimates.items()), measured=sizes)
+    results = content["results"]
+    corrected, held_out = ([case for case in cases if case["name"] in results] for cases in (CASES, HELD_OUT))
+    done = corrected + held_out
+    estimates = [estimate_of(case) for case in done]
+    sizes = [results[case["name"]]["measured"] for case in done]
+    errors = [estimate.peak / size - 1 for estimate, size in zip(estimates, sizes, strict=True)]
+    page = f"""# Training memory: estimated and measured
+
+{sum(abs(error) <= WITHIN for error in errors)} of {len(errors)} configurations are within {WITHIN:.0%}; their measured \
+peaks go from {min(sizes) / 1e6:.0f} to {max(sizes) / 1e6:.0f} MB, {max(sizes) / min(sizes):.0f} to 1. Estimates lie \
+{min(errors):+.1%} to {max(errors):+.1%} from what was measured.
+
+![Estimated parts and measured peaks](memory.png)
+
+## The configurations the formulas were checked on
+
+{chr(10).join(_table(corrected, results))}
+
+## Measured when the formulas were settled
+
+{chr(10).join(_table(held_out, results))}
+
+## How
+
+Random-weight models of the real classes (Qwen2-VL-2B has its published size) take {STEPS} real optimizer steps, forward, \
+backward and AdamW, on one thread, each in a process of its own; float32 unless it says otherwise. Measured is the \
+kernel's high-water mark of the process's resident memory (VmHWM), which misses no moment, less what was resident when \
+the libraries had been imported; the mark is reset when model and inputs are there. Resident memory and not the \
+allocator's own count, because it also has what kernels lay out for themselves, and is what a machine runs out of. \
+glibc would keep freed blocks for later, as many as the order of sizes makes it; it is told to give them back \
+({", ".join(f"`{name}={value}`" for name, value in MALLOC.items())}), so a process without these settings may hold more.
+
+No formula has a factor fitted to a case. All estimates contain {FRAMEWORK_BYTES["cpu"] / 1e6:.0f} MB for what the first \
+step of any model brings with it, taken from a model of two layers of width 32. MB are 10^6 bytes; the ratio is \
+estimated by measured. Not measured here: GPUs, DeepSpeed, 4-bit weights.
+
+Formulas: `ntlbg/training/memory.py`. Commit {content["commit"]}, {content["machine"]}, `{COMMAND}` (`make bench-memory`).
+""".replace("\\\n", "")
+    out.with_suffix(".md").write_text(page, encoding="utf-8")
+    named = [(case["name"], estimate) for case, estimate in zip(done, estimates, strict=True)]
+    draw_memory(str(out.with_suffix(".png")), named, measured=sizes)
 
 
 def main(argv=None) -> None:
@@ -98,20 +121,25 @@ def main(argv=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", default="docs/benchmarks/memory", help="names of the JSON, page and picture")
     parser.add_argument("--anew", action="store_true", help="measure all again")
+    parser.add_argument("--only", nargs="*", help="measure these configurations alone")
     parser.add_argument("--report", action="store_true", help="measure nothing, write page and picture")
     args = parser.parse_args(argv)
-    out = Path(args.out)
-    file = out.with_suffix(".json")
+    file = Path(args.out).with_suffix(".json")
     content = json.loads(file.read_text(encoding="utf-8")) if file.exists() and not args.anew else {}
-    results = content.get("results", {})
-    for case in [] if args.report else CASES:
-        if results.get(case["name"], {}).get("case") == case:
+    content.setdefault("results", {})
+    if not args.report:
+        machine = f"{platform.machine()} CPU, 1 thread, Python {platform.python_version()}"
+        content |= {"commit": current_commit(), "machine": machine, "command": COMMAND, "malloc": MALLOC}
+    for case in [] if args.report else CASES + HELD_OUT:
+        known = content["results"].get(case["name"], {}).get("case") == case
+        if known or (args.only and case["name"] not in args.only):
             continue
-        results[case["name"]] = {**measure(case), "case": case}
-        print(case["name"], f"{results[case['name']]['measured'] / 1e6:.0f} MB", flush=True)
-        content = {"machine": platform.machine(), "malloc": MALLOC, "results": results}
+        result = measure(case)
+        content["results"][case["name"]] = {**result, "case": case}
+        ratio = estimate_of(case).peak / result["measured"]
+        print(f"{case['name']}: {result['measured'] / 1e6:.0f} MB, estimated by measured {ratio:.3f}", flush=True)
         file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    write_report(out, results)
+    write_report(Path(args.out), content)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from ntlbg.configuration.configuration_ntlbg import NTLBGConfig
 from ntlbg.modeling_ntlbg.adapters_ntlbg import VideoFeatures
@@ -74,15 +74,15 @@ def build(case: dict) -> tuple[NTLBGForConditionalGeneration, ModelShape, Job]:
         context_size=job.context_size,
         covariance_rank=job.covariance_rank,
     )
-    model = NTLBGForConditionalGeneration(config).train()
-    model.vlm.to(getattr(torch, job.dtype))
+    vlm = AutoModelForImageTextToText.from_config(base, dtype=getattr(torch, job.dtype))
+    model = NTLBGForConditionalGeneration(config, vlm=vlm).train()
     shape = shape_of_config(base)
     if job.lora_r:
         target = ModelArguments().lora_target_modules
         inject_adapter_in_model(LoraConfig(r=job.lora_r, lora_alpha=2 * job.lora_r, target_modules=target), model.vlm)
     apply_stage(model, job.stage)
     if job.checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     return model, shape, job
 
 
