@@ -11,7 +11,7 @@ AV_TESTS := $(addprefix tests/test_,decoding.py exactness.py sources.py attacks.
              fuzz_decode.py select_frames.py processors.py batch_decoding.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-av test-distributed fuzz-decode quality style tiny tiny-package tiny-smoke bench bench-tiny bench-selectors bench-decode bench-losses clean
+.PHONY: help demo test test-av test-distributed fuzz-decode quality style tiny tiny-package tiny-smoke bench bench-tiny bench-selectors bench-decode bench-losses bench-memory clean
 
 help:                   ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
@@ -59,7 +59,7 @@ tiny-package: $(STAMP)  ## give checkpoints/ntlbg-tiny today's code and card, af
 tiny-smoke: $(STAMP)    ## the same recipe at a tiny scale, in two minutes
 	$(BIN)/python -m ntlbg.training.tiny_recipe --smoke
 
-bench: bench-tiny bench-selectors bench-decode bench-losses ## rebuild docs/benchmarks
+bench: bench-tiny bench-selectors bench-decode bench-losses bench-memory ## rebuild docs/benchmarks
 
 bench-tiny: $(STAMP)    ## selectors side by side on 400 unseen videos, and the demo's setting over 50 (about an hour)
 	$(BIN)/python -m ntlbg.evaluation.world_benchmark --videos 400 --out docs/benchmarks/tiny --readme README.md
@@ -75,6 +75,9 @@ bench-decode: $(STAMP)  ## decoding beside torchcodec and decord, two passes bes
 
 bench-losses: $(STAMP)  ## what each training loss is worth to the selector (about an hour and a half of CPU; resumable)
 	$(BIN)/python -m ntlbg.evaluation.loss_ablation --out docs/benchmarks/losses
+
+bench-memory: $(STAMP)  ## estimated against measured training memory (about 20 minutes, 6 GB; what is measured already is kept)
+	$(BIN)/python -m ntlbg.evaluation.memory_bench --out docs/benchmarks/memory
 
 clean:                  ## remove the environment and everything made
 	rm -rf $(VENV) build out *.egg-info

@@ -57,6 +57,12 @@ def test_presets_hold_the_specifications_numbers_and_no_problem(level):
     assert find_problems(run) == []
 
 
+@pytest.mark.parametrize("level", LEVELS.values(), ids=LEVELS)
+def test_a_preset_fits_the_card_it_is_for_with_that_cards_deepspeed_file(level):
+    run = preset(level.name) | {"deepspeed": f"ds_configs/{level.card}.json"}
+    assert find_problems(run, CARDS[level.card], gpus=8) == []
+
+
 def test_the_specifications_levels_are_the_specifications():
     found = [
         (level.name, level.representatives, level.max_frames, level.batch, level.card) for level in LEVELS.values()

@@ -55,10 +55,10 @@ VISION = {
 SMALL = {"selector_size": 32, "context_size": 32, "covariance_rank": 8}
 
 
-def case_of(family: str, **job) -> dict:
+def case_of(family: str, vocabulary: int = 400, **job) -> dict:
     side = 64 if family == "qwen3_vl" else 56
     job = {"frames": 32, "height": side, "width": side, "representatives": 8, "text_tokens": 40, **SMALL, **job}
-    return {"family": family, "text": TEXT, "vision": VISION[family], "job": job}
+    return {"family": family, "text": {**TEXT, "vocab_size": vocabulary}, "vision": VISION[family], "job": job}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -82,7 +82,9 @@ def test_parameters_by_formula_are_those_of_the_real_classes(family, tied):
     )
 
 
-@pytest.mark.parametrize("job", [{"stage": "selection"}, {}, {"lora_r": 4}, {"stage": "end_to_end"}])
+@pytest.mark.parametrize(
+    "job", [{"stage": "selection"}, {}, {"lora_r": 4}, {"stage": "end_to_end"}, {"stage": "end_to_end", "lora_r": 4}]
+)
 @pytest.mark.parametrize("family", VISION)
 def test_what_a_stage_trains_is_counted_to_the_parameter(family, job):
     model, shape, job = build(case_of(family, **job))
@@ -112,16 +114,19 @@ def test_what_autograd_keeps_of_a_layer_is_what_the_formula_says(family, job, dt
 @pytest.mark.parametrize(
     ("family", "job"),
     [
-        ("qwen2_vl", {}),
-        ("qwen2_vl", {"lora_r": 8, "representatives": 16}),
+        ("qwen2_vl", {"accumulation": 2, "vocabulary": 8000}),
+        ("qwen2_vl", {"lora_r": 8, "representatives": 16, "batch": 2}),
         ("qwen2_vl", {"checkpointing": True, "representatives": 16}),
+        ("qwen2_vl", {"stage": "end_to_end"}),
+        ("qwen2_vl", {"attention": "eager", "text_tokens": 200, "lora_r": 8, "batch": 2}),
         ("qwen2_5_vl", {"stage": "selection", "frames": 128}),
         ("qwen2_5_vl", {"lora_r": 8, "cached_features": True, "frames": 128, "checkpointing": True}),
+        ("qwen2_5_vl", {"stage": "end_to_end", "checkpointing": True, "frames": 96}),
         ("qwen3_vl", {"representatives": 16}),
-        ("qwen2_vl", {"stage": "end_to_end"}),
+        ("qwen3_vl", {"stage": "end_to_end", "lora_r": 4, "frames": 64}),
     ],
 )
-def test_the_peak_of_a_real_step_is_within_five_percent(family, job):
+def test_the_peak_of_a_real_step_is_within_four_percent(family, job):
     case = case_of(family, **job)
 
     def prepare():
@@ -129,7 +134,7 @@ def test_the_peak_of_a_real_step_is_within_five_percent(family, job):
         return model, batch(shape, job), job, optimizer_for(model)
 
     expected = estimate_memory(shape_of_config(base_config(case)), Job(**case["job"])).peak - FRAMEWORK_BYTES["cpu"]
-    assert expected == pytest.approx(peak_of_allocations(prepare, lambda made: update(*made)), rel=0.05)
+    assert expected == pytest.approx(peak_of_allocations(prepare, lambda made: update(*made)), rel=0.04)
 
 
 def test_zero_divides_what_each_stage_divides_and_offload_moves_it_to_the_host():
@@ -137,7 +142,7 @@ def test_zero_divides_what_each_stage_divides_and_offload_moves_it_to_the_host()
     one = Job(frames=64, dtype="bfloat16", compute="bfloat16", checkpointing=True, processes=8, device="cuda")
 
     def parts(**changes):
-        return estimate_memory(shape, dataclasses.replace(one, **changes)).moments["backward of the first layer"]
+        return estimate_memory(shape, dataclasses.replace(one, **changes)).moments["update"]
 
     plain, first, second, third = (parts(zero_stage=stage) for stage in range(4))
     trained = shape.language_parameters
@@ -157,23 +162,25 @@ def test_zero_divides_what_each_stage_divides_and_offload_moves_it_to_the_host()
         ({"cached_features": True}, "frames"),
         ({"lora_r": 16}, "optimizer states"),
         ({"representatives": 128}, "language model"),
+        ({"answer_tokens": 4}, "logits"),
     ],
 )
 def test_each_measure_lowers_its_own_part_and_the_peak_does_not_rise(change, part):
     shape = PUBLISHED["Qwen/Qwen2.5-VL-3B-Instruct"]
     job = Job(frames=2048, representatives=256, dtype="bfloat16", compute="bfloat16", device="cuda")
     before, after = (estimate_memory(shape, dataclasses.replace(job, **extra)) for extra in ({}, change))
-    assert after.moments["loss"][part] < before.moments["loss"][part] or part == "frames"
-    assert sum(parts[part] for parts in after.moments.values()) < sum(parts[part] for parts in before.moments.values())
+    totals = [sum(parts.get(part, 0) for parts in one.moments.values()) for one in (before, after)]
+    assert totals[1] < totals[0]
     assert after.peak <= before.peak
 
 
 def test_the_steps_operations_are_six_per_weight_and_token_and_two_more_with_checkpointing():
     shape = PUBLISHED["Qwen/Qwen2-VL-2B-Instruct"]
     job = Job(frames=4, representatives=2, text_tokens=512, cached_features=True)
-    linear = shape.layers * sum(rows * columns for rows, columns in shape.linear_shapes) + shape.embedding_parameters
+    linear = shape.layers * sum(rows * columns for rows, columns in shape.linear_shapes)
+    weights = linear * job.length(shape) + shape.embedding_parameters * job.answer_tokens
     plain = step_time(shape, job, CARDS["A100_80GB"]).operations["language model"]
-    assert plain == pytest.approx(6 * linear * job.length(shape), rel=0.05)
+    assert plain == pytest.approx(6 * weights, rel=0.05)
     again = step_time(shape, dataclasses.replace(job, checkpointing=True), CARDS["A100_80GB"])
     assert again.operations["language model"] == pytest.approx(plain * 8 / 6, rel=0.06)
 

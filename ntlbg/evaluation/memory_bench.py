@@ -58,7 +58,8 @@ def _table(cases: list[dict], results: dict[str, dict]) -> list[str]:
     for case in cases:
         estimate, measured = estimate_of(case), results[case["name"]]["measured"]
         rows.append(
-            f"| {case['name']} | {case['family']} | {estimate.parameters / 1e6:.0f} M | {estimate.trained / 1e6:.0f} M "
+            f"| {case['name']} | {case['family']} "
+            f"| {estimate.parameters / 1e6:.0f} M | {estimate.trained / 1e6:.0f} M "
             f"| {estimate.peak / 1e6:.0f} | {measured / 1e6:.0f} | {estimate.peak / measured:.3f} "
             f"| {estimate.peak_moment} |"
         )
@@ -79,15 +80,17 @@ def write_report(out: Path, content: dict) -> None:
     estimates = [estimate_of(case) for case in done]
     sizes = [results[case["name"]]["measured"] for case in done]
     errors = [estimate.peak / size - 1 for estimate, size in zip(estimates, sizes, strict=True)]
+    low, high = min(sizes) / 1e6, max(sizes) / 1e6
+    within = sum(abs(error) <= WITHIN for error in errors)
+    settings = ", ".join(f"`{name}={value}`" for name, value in MALLOC.items())
     page = f"""# Training memory: estimated and measured
 
-{sum(abs(error) <= WITHIN for error in errors)} of {len(errors)} configurations are within {WITHIN:.0%}; their measured \
-peaks go from {min(sizes) / 1e6:.0f} to {max(sizes) / 1e6:.0f} MB, {max(sizes) / min(sizes):.0f} to 1. Estimates lie \
-{min(errors):+.1%} to {max(errors):+.1%} from what was measured.
+{within} of {len(errors)} configurations are within {WITHIN:.0%}. Measured peaks go from {low:.0f} to {high:.0f} MB,
+{high / low:.0f} to 1; the estimates lie {min(errors):+.1%} to {max(errors):+.1%} from them.
 
 ![Estimated parts and measured peaks](memory.png)
 
-## The configurations the formulas were checked on
+## What the formulas were corrected on
 
 {chr(10).join(_table(corrected, results))}
 
@@ -97,20 +100,21 @@ peaks go from {min(sizes) / 1e6:.0f} to {max(sizes) / 1e6:.0f} MB, {max(sizes) /
 
 ## How
 
-Random-weight models of the real classes (Qwen2-VL-2B has its published size) take {STEPS} real optimizer steps, forward, \
-backward and AdamW, on one thread, each in a process of its own; float32 unless it says otherwise. Measured is the \
-kernel's high-water mark of the process's resident memory (VmHWM), which misses no moment, less what was resident when \
-the libraries had been imported; the mark is reset when model and inputs are there. Resident memory and not the \
-allocator's own count, because it also has what kernels lay out for themselves, and is what a machine runs out of. \
-glibc would keep freed blocks for later, as many as the order of sizes makes it; it is told to give them back \
-({", ".join(f"`{name}={value}`" for name, value in MALLOC.items())}), so a process without these settings may hold more.
+Random-weight models of the real classes take {STEPS} real optimizer steps (forward, backward and AdamW) in float32 on
+one thread, each in a process of its own. Measured is the kernel's high-water mark of the process's resident memory
+(VmHWM), which misses no moment, less what was resident when the libraries had been imported; the mark is reset when
+model and inputs are there. Resident memory and not the allocator's own count, because it has what kernels lay out for
+themselves, too, and is what a machine runs out of. glibc keeps freed blocks for later, as many as the order of sizes
+makes it; here it gives them back at once ({settings}),
+so that what is measured are tensors. A process without these settings may hold more.
 
-No formula has a factor fitted to a case. All estimates contain {FRAMEWORK_BYTES["cpu"] / 1e6:.0f} MB for what the first \
-step of any model brings with it, taken from a model of two layers of width 32. MB are 10^6 bytes; the ratio is \
-estimated by measured. Not measured here: GPUs, DeepSpeed, 4-bit weights.
+No formula has a factor fitted to a case. Every estimate has {FRAMEWORK_BYTES["cpu"] / 1e6:.0f} MB for what the first
+step of any model brings with it, taken from a model of one layer of width 32. MB are 10^6 bytes; the ratio is
+estimated by measured. Not measured here: GPUs, 16 bits, DeepSpeed, 4-bit weights.
 
-Formulas: `ntlbg/training/memory.py`. Commit {content["commit"]}, {content["machine"]}, `{COMMAND}` (`make bench-memory`).
-""".replace("\\\n", "")
+Formulas: `ntlbg/training/memory.py`.
+Commit {content["commit"]}, {content["machine"]}, `{content["command"]}` (`make bench-memory`).
+"""
     out.with_suffix(".md").write_text(page, encoding="utf-8")
     named = [(case["name"], estimate) for case, estimate in zip(done, estimates, strict=True)]
     draw_memory(str(out.with_suffix(".png")), named, measured=sizes)

@@ -43,7 +43,7 @@ from ntlbg.training.model_shapes import ModelShape
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # Not counted anywhere else. On a CPU: 43 MB of code that the first step of any model pages in, 10 MB of objects that
-# it makes (with a model of two layers of width 32). On a GPU the context of CUDA with the kernels' code and the
+# it makes (with a model of one layer of width 32). On a GPU the context of CUDA with the kernels' code and the
 # workspaces of cuBLAS and NCCL.
 FRAMEWORK_BYTES = {"cpu": 53e6, "cuda": 0.75 * 2**30}
 _NF4_BYTES = 4.127 / 8
@@ -244,13 +244,17 @@ def _trains_adapters(job: Job) -> bool:
 
 
 def layer_transient(shape: ModelShape, job: Job) -> float:
-    """Bytes beyond `layer_saved` while the gradient goes through a decoder layer: at its MLP, or at its attention,
-    when what the MLP kept is gone."""
+    """Bytes beyond `layer_saved` while the gradient goes through a decoder layer: at its MLP, or, when what the MLP
+    kept is gone, at the maps around its attention or at the L x L probabilities of "eager", which have two
+    gradients."""
     size, tokens = BYTES[job.compute], job.batch * job.length(shape)
     mlp = 2 * shape.intermediate + 3 * shape.hidden
-    attention = 3 * shape.query_width + 4 * shape.kv_width + 4 * shape.hidden
-    scores = 2 * job.batch * shape.heads * job.length(shape) ** 2 * 4 if job.attention == "eager" else 0
-    return max(tokens * mlp * size, tokens * attention * size + scores - _mlp_saved(shape, job))
+    maps = tokens * (3 * shape.query_width + 4 * shape.kv_width + 4 * shape.hidden) * size
+    scores = 0.0
+    if job.attention == "eager":
+        scores = tokens * (2 * shape.query_width + shape.hidden) * size
+        scores += 2 * job.batch * shape.heads * job.length(shape) ** 2 * 4
+    return max(tokens * mlp * size, max(maps, scores) - _mlp_saved(shape, job))
 
 
 def _patches(shape: ModelShape, job: Job) -> int:

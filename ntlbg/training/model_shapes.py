@@ -221,6 +221,7 @@ def shape_of(model: str) -> ModelShape:
     if not isinstance(content, dict) or not isinstance(content.get("model_type"), str):
         raise InputError(f"{str(path)!r} is no model configuration: it has no `model_type`")
 
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     from ntlbg.configuration.configuration_ntlbg import NTLBGConfig  # noqa: F401  registers "ntlbg"
@@ -228,5 +229,5 @@ def shape_of(model: str) -> ModelShape:
     try:
         kind = content.pop("model_type")
         return shape_of_config(AutoConfig.for_model(kind, **content))
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError, StrictDataclassError) as error:
         raise InputError(f"{str(path)!r} is no configuration of a model ({first_sentence(error)})") from error
