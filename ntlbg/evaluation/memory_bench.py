@@ -131,9 +131,10 @@ def main(argv=None) -> None:
     file = Path(args.out).with_suffix(".json")
     content = json.loads(file.read_text(encoding="utf-8")) if file.exists() and not args.anew else {}
     content.setdefault("results", {})
+    content["commit"] = current_commit()
     if not args.report:
         machine = f"{platform.machine()} CPU, 1 thread, Python {platform.python_version()}"
-        content |= {"commit": current_commit(), "machine": machine, "command": COMMAND, "malloc": MALLOC}
+        content |= {"machine": machine, "command": COMMAND, "malloc": MALLOC}
     for case in [] if args.report else CASES + HELD_OUT:
         known = content["results"].get(case["name"], {}).get("case") == case
         if known or (args.only and case["name"] not in args.only):
