@@ -120,6 +120,10 @@ Commit {content["commit"]}, {content["machine"]}, `{content["command"]}` (`make 
     draw_memory(str(out.with_suffix(".png")), named, measured=sizes)
 
 
+def _write(file: Path, content: dict) -> None:
+    file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
 def main(argv=None) -> None:
     """Measure what has not been, write the report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -143,7 +147,8 @@ def main(argv=None) -> None:
         content["results"][case["name"]] = {**result, "case": case}
         ratio = estimate_of(case).peak / result["measured"]
         print(f"{case['name']}: {result['measured'] / 1e6:.0f} MB, estimated by measured {ratio:.3f}", flush=True)
-        file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        _write(file, content)
+    _write(file, content)
     write_report(Path(args.out), content)
 
 
