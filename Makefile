@@ -76,7 +76,7 @@ bench-decode: $(STAMP)  ## decoding beside torchcodec and decord, two passes bes
 bench-losses: $(STAMP)  ## what each training loss is worth to the selector (about an hour and a half of CPU; resumable)
 	$(BIN)/python -m ntlbg.evaluation.loss_ablation --out docs/benchmarks/losses
 
-bench-memory: $(STAMP)  ## estimated against measured training memory (about 20 minutes, 6 GB; what is measured already is kept)
+bench-memory: $(STAMP)  ## estimated against measured training memory (about 20 minutes, 5 GB; what is measured already is kept)
 	$(BIN)/python -m ntlbg.evaluation.memory_bench --out docs/benchmarks/memory
 
 clean:                  ## remove the environment and everything made
