@@ -1,4 +1,4 @@
-"""Run by torchrun (or alone) in tests/test_uneven_batches.py: `uneven_run.py FOLDER BATCH ROWS [ZERO_STAGE ...]`
+"""Run by torchrun (or alone) in tests/test_uneven_batches.py: `uneven_run.py FOLDER BATCH ROWS HOW [ZERO_STAGE ...]`
 trains and evaluates, once per stage of ZeRO, on rows that differ in all that a process does not know of another's."""
 
 import json
@@ -14,6 +14,9 @@ torch.set_num_threads(1)
 from tiny_parts import tiny_tokenizer  # noqa: E402
 from training_parts import make_row, make_trainer, open_model  # noqa: E402
 
+from ntlbg.training.arguments import LANGUAGE_MODEL_PROJECTIONS  # noqa: E402
+from ntlbg.training.lora import with_lora  # noqa: E402
+
 
 # By two processes with batches of two: long and short, two videos and three, one group alone and two, a row more.
 GROUPS = {"uneven": [(70,), (3,), (5, 3), (6,), (1,), (1,), (7,), (2, 9)], "without a video": [(6,), (4,), (), ()]}
@@ -24,7 +27,7 @@ WEIGHTS = {"stage3_param_persistence_threshold": 0, "stage3_gather_16bit_weights
 AUTO = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
 
 
-def main(folder: Path, batch: int, rows: str, stage: int | None):
+def main(folder: Path, batch: int, rows: str, how: str, stage: int | None):
     tokenizer = tiny_tokenizer()
     made = [
         make_row(tokenizer, groups, seed=number, answer=1 + number, evidence=EVIDENCE[number])
@@ -34,11 +37,16 @@ def main(folder: Path, batch: int, rows: str, stage: int | None):
     if stage is not None:
         config = {"zero_optimization": {"stage": stage, **ZERO, **(WEIGHTS if stage == 3 else {})}}
         device = {"use_cpu": False, "deepspeed": config | dict.fromkeys(AUTO, "auto")}
+    model = open_model(tokenizer, vision_chunk_groups=4)
+    if how == "adapters":
+        # As the presets train: adapters, checkpointing and accumulation.
+        model = with_lora(model, "end_to_end", r=2, alpha=4, target_modules=LANGUAGE_MODEL_PROJECTIONS)
+        device |= {"activation_checkpointing": True, "gradient_accumulation_steps": 2}
     trainer = make_trainer(
         folder,
         rows=made,
         eval_rows=made[:5],
-        model=open_model(tokenizer, vision_chunk_groups=4),
+        model=model,
         stage="end_to_end",
         train_sampling_strategy="sequential",
         per_device_train_batch_size=batch,
@@ -59,7 +67,7 @@ def main(folder: Path, batch: int, rows: str, stage: int | None):
 
 
 if __name__ == "__main__":
-    root, size, kind, *stages = sys.argv[1:]
+    root, size, kind, manner, *stages = sys.argv[1:]
     for number in stages or [None]:
-        last = main(Path(root) / f"zero{number}", int(size), kind, number and int(number))
+        last = main(Path(root) / f"zero{number}", int(size), kind, manner, number and int(number))
     last.end()

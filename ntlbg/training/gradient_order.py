@@ -2,39 +2,47 @@
 
 DeepSpeed fills its buckets with gradients as they come, and adds up those of all processes position by position: in
 another order one parameter's gradient is added to another's, without a word. Autograd settles the order by the graph,
-but for parameters that one node gives their gradients all at once, as an LSTM's eight: among these it depends on what
-else is waiting, and so on how many videos a batch has.
+but for parameters that one node gives their gradients all at once (a LayerNorm's two, an LSTM's eight): among these it
+depends on what else is waiting, and so on what is in a batch. All such belong to one module, so these are handed on
+together.
 """
 
-import torch
 from torch import nn
 
 
 def order_gradients(model: nn.Module) -> None:
-    """Let the weights of every LSTM in `model` get their gradients one after another."""
+    """Hand the gradients of each module's own parameters, once all have come, to those that wait for them: in the
+    order of the parameters. To be called when DeepSpeed's hooks are in place; a second call changes nothing.
+
+    Every trained parameter has to get a gradient in every backward pass.
+    """
     for module in model.modules():
-        if isinstance(module, nn.LSTM):
-            module.register_forward_pre_hook(_chain_weights)
+        parameters = [parameter for parameter in module.parameters(recurse=False) if parameter.requires_grad]
+        waiting = [(parameter, _hooks(parameter)) for parameter in parameters]
+        if len(waiting) > 1 and all(hooks for _, hooks in waiting):
+            _Together(waiting)
 
 
-def _chain_weights(lstm: nn.LSTM, _):
-    # What its forward reads; made anew from the parameters, which are replaced when a model is moved.
-    chained: tuple[torch.Tensor, ...] = ()
-    for name in reversed(lstm._flat_weights_names):
-        chained = _After.apply(getattr(lstm, name), *chained)
-    lstm._flat_weights = list(chained)
+def _hooks(parameter: nn.Parameter) -> list:
+    """Those that wait for its gradient, but for ours."""
+    hooks = (parameter._post_accumulate_grad_hooks or {}).values()
+    return [hook for hook in hooks if not isinstance(getattr(hook, "__self__", None), _Together)]
 
 
-class _After(torch.autograd.Function):
-    """The same tensors; in the backward pass the first gets its gradient here, the others in nodes after this one."""
+class _Together:
+    def __init__(self, waiting: list[tuple[nn.Parameter, list]]):
+        self._waiting, self._come = waiting, 0
+        for parameter, _ in waiting:
+            parameter._post_accumulate_grad_hooks.clear()
+            parameter.register_post_accumulate_grad_hook(self._arrive)
 
-    @staticmethod
-    def forward(ctx, *tensors):
-        return tuple(tensor.view_as(tensor) for tensor in tensors)
-
-    @staticmethod
-    def backward(ctx, *gradients):
-        return gradients
+    def _arrive(self, _):
+        self._come += 1
+        if self._come == len(self._waiting):
+            self._come = 0
+            for parameter, hooks in self._waiting:
+                for hook in hooks:
+                    hook(parameter)
 
 
 __all__ = ["order_gradients"]

@@ -93,8 +93,6 @@ class NTLBGTrainer(Trainer):
             if parameter.requires_grad and part_of(name) not in _ALWAYS_REACHED
         ]
         self._whole_parts = WholeParts(model)
-        if self.is_deepspeed_enabled:
-            order_gradients(model)
         self.add_callback(_FoldStatistics(self))
 
     @property
@@ -224,6 +222,8 @@ class NTLBGTrainer(Trainer):
             totals = count_losses(self.ntlbg_model, inputs, teacher=teacher)
         self._check_features(inputs)
         self._whole_parts.gather()
+        if self.is_deepspeed_enabled and model.training:
+            order_gradients(self.model)
         asked = {"output_attentions": True} if teacher else {}
         outputs = model(**inputs, **asked, num_items_in_batch=max(totals["task"], 1))
         weights = self.loss_weights()
