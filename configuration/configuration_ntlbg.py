@@ -75,7 +75,7 @@ class NTLBGConfig(PreTrainedConfig):
             Weight, inside L_NTLBG, of the frames' negative log-likelihood per dimension; without it the loss is least
             for an infinite Sigma; > 0.
         fade_share (`float`, *optional*, defaults to 0.5):
-            Share of the training videos whose representatives are faded by a random amount, which is what lets the
+            Share of the training videos whose representatives are half faded, more or less, which is what lets the
             selector learn from the task loss; in [0, 1]. 1 suits a frozen base, 0 leaves a gradient without content.
         initializer_range (`float`, *optional*, defaults to 0.02):
             Standard deviation of new linear weights; > 0.

@@ -16,7 +16,7 @@ from ntlbg.modeling_ntlbg.gaussian_ntlbg import LowRankGaussian, fit_gaussian
 from ntlbg.modeling_ntlbg.losses_ntlbg import align_loss, context_loss, evidence_loss, ntlbg_loss
 from ntlbg.modeling_ntlbg.outputs_ntlbg import Choice
 from ntlbg.modeling_ntlbg.prompt_ntlbg import find_videos
-from ntlbg.modeling_ntlbg.rich_points_ntlbg import evidence_log_weights, soft_cell_pool
+from ntlbg.modeling_ntlbg.rich_points_ntlbg import evidence_log_probabilities, soft_cell_pool
 from ntlbg.modeling_ntlbg.scorer_ntlbg import scorer_descriptors, scorer_k, scorer_relevance
 from ntlbg.modeling_ntlbg.selection_ntlbg import Selection
 from ntlbg.modeling_ntlbg.strata_ntlbg import STRATA, select_representatives
@@ -337,17 +337,19 @@ class LooksMixin:
         """Let the task loss reach the relevance head through the hard choice, in training.
 
         With the points fully shown, a language model that has found the answer has a gradient near zero for all of
-        them. So a share of the videos, `config.fade_share`, is faded by a random amount: the average gradient along
-        the way from blank to shown is what the points are worth to the answer (Aumann and Shapley 1974).
+        them, and from blank ones it cannot tell what it would find. So a share of the videos, `config.fade_share`, is
+        shown between a quarter and three quarters of the way from blank to shown: slopes along that way are what the
+        points are worth to the answer (Aumann and Shapley 1974, of the whole way).
         """
         faded, amount = torch.rand(2).tolist()
-        openness = amount if faded < self.config.fade_share else 1.0
+        openness = 0.25 + 0.5 * amount if faded < self.config.fade_share else 1.0
         selection, points = choice.selection, choice.features
-        weights = evidence_log_weights(choice.relevance)[selection.indices]
-        weights = pull.bound(weights, row, selection.num_groups)
+        # Of the groups that are not shown the answer says nothing: they do not compete.
+        shown = evidence_log_probabilities(choice.relevance[selection.indices])
+        weights = pull.attach(shown, row, selection.num_groups)
         layers = [
-            gate_points(shown, features.detach().mean(dim=0), weights, openness)
-            for shown, features in zip(
+            gate_points(tokens, features.detach().mean(dim=0), weights, openness)
+            for tokens, features in zip(
                 (points.tokens, *points.deepstack), (video.tokens, *video.deepstack), strict=True
             )
         ]

@@ -13,7 +13,7 @@ from tiny_parts import FAMILIES, tiny_base_processor
 from ntlbg.configuration.configuration_ntlbg import NTLBGConfig
 from ntlbg.modeling_ntlbg.gate_ntlbg import gate_points
 from ntlbg.modeling_ntlbg.gaussian_ntlbg import LowRankGaussian, fit_gaussian
-from ntlbg.modeling_ntlbg.rich_points_ntlbg import evidence_log_weights, soft_cell_pool
+from ntlbg.modeling_ntlbg.rich_points_ntlbg import evidence_log_probabilities, soft_cell_pool
 
 
 # What the task loss does not reach at birth, and why.
@@ -160,8 +160,10 @@ def test_a_gate_of_one_changes_no_bit_and_its_gradient_is_that_of_showing_more(d
 def test_groups_compete_for_evidence_with_one_another_and_with_none():
     relevance = torch.tensor([-2.0, 0.0, 1.0, 3.0], dtype=torch.float64, requires_grad=True)
     odds = relevance.detach().exp()
-    torch.testing.assert_close(evidence_log_weights(relevance.detach()).exp().double(), odds / (1 + odds.sum()))
-    slopes = torch.autograd.grad(evidence_log_weights(relevance)[2], relevance)[0]
+    torch.testing.assert_close(
+        evidence_log_probabilities(relevance.detach())[1:].exp().double(), odds / (1 + odds.sum())
+    )
+    slopes = torch.autograd.grad(evidence_log_probabilities(relevance)[3], relevance)[0]
     assert slopes[2] > 0
     assert (slopes[[0, 1, 3]] < 0).all()
     assert slopes.sum() > 0  # "none" pays too, so the common level has a gradient

@@ -79,7 +79,7 @@ def test_whole_videos_and_seeds_are_drawn():
 def test_the_bench_runs_whole_keeps_its_runs_and_writes_its_page(tmp_path, monkeypatch, capsys):
     flags = ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "losses"), "--seeds", "0", "1"]
     flags += ["--only", "task", "all four + evidence", "--train-videos", "2", "--eval-videos", "2"]
-    flags += ["--seconds", "128", "--steps", "2", "--batch", "2", "--train-k", "64"]
+    flags += ["--train-seconds", "128", "--seconds", "128", "--steps", "2", "--batch", "2", "--train-k", "64"]
     loss_ablation.main(flags)
     result = json.loads((tmp_path / "losses.json").read_text())
     assert list(result["right"]) == ["uniform", "oracle", "untrained", "task", "all four + evidence"]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from transformers import (
     AutoModel,
     AutoModelForImageTextToText,
@@ -28,7 +29,7 @@ from transformers.cache_utils import Cache
 from .configuration_ntlbg import NTLBGConfig
 from .remote_code_ntlbg import MODEL_AUTO_MAP, is_remote_code, register, save_remote_code
 from .adapters_ntlbg import VideoFeatures, adapter_for
-from .gate_ntlbg import TaskPull
+from .gate_ntlbg import TaskPull, answer_beliefs
 from .looks_ntlbg import LooksMixin
 from .losses_ntlbg import AUXILIARY_LOSSES, Transition, attention_to_groups, teacher_loss
 from .outputs_ntlbg import Choice, NTLBGGenerateOutput, NTLBGOutput
@@ -414,7 +415,9 @@ class NTLBGForConditionalGeneration(LooksMixin, StatisticsMixin, NTLBGPreTrained
         ):
             common |= _answers_only(prepared["labels"])
         output = self.vlm(**prepared, **common)
-        pull.watch(output.loss)
+        if self.training and output.loss is not None:
+            targets = common.get("shift_labels", F.pad(prepared["labels"][:, 1:], (0, 1), value=IGNORED_LABEL))
+            pull.watch(output.loss, answer_beliefs(output.logits, targets))
         self._add_teacher(choices, prepared, output.attentions)
         result = self._output(output, choices, prepared.get("labels"))
         return result if return_dict is not False else result.to_tuple()

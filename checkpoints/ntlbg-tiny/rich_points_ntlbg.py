@@ -53,11 +53,6 @@ def evidence_log_probabilities(relevance: torch.Tensor) -> torch.Tensor:
         return F.pad(relevance.float(), (1, 0)).log_softmax(dim=0)
 
 
-def evidence_log_weights(relevance: torch.Tensor) -> torch.Tensor:
-    """log w_t = r_t - log(1 + sum_s exp r_s), shape (T,), of relevance logits r (T,)."""
-    return evidence_log_probabilities(relevance)[1:]
-
-
 class RichPoints(FullPrecisionModule):
     r"""
     Context of each representative, and the residual that adds [r; c; w; t] to its visual tokens.
@@ -129,6 +124,5 @@ __all__ = [
     "RichPoints",
     "context_windows",
     "evidence_log_probabilities",
-    "evidence_log_weights",
     "soft_cell_pool",
 ]

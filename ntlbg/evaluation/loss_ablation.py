@@ -69,7 +69,7 @@ class Settings:
 
     Args:
         train_videos, eval_videos: number of videos; `split` is that of the latter.
-        seconds: length of each video; a group lasts two.
+        train_seconds, seconds: length of each video in training and asked about; a group lasts two.
         steps, batch, learning_rate: of the training, the rate after ten steps of warm-up, falling on a half cosine.
         k: groups that may be shown to answer.
         train_k: groups that are shown in training, at most all.
@@ -77,14 +77,15 @@ class Settings:
     """
 
     split: str = "test"
-    train_videos: int = 600
-    eval_videos: int = 100
+    train_videos: int = 300
+    eval_videos: int = 60
+    train_seconds: int = 128
     seconds: int = 256
-    steps: int = 100
-    batch: int = 8
-    learning_rate: float = 3e-3
+    steps: int = 400
+    batch: int = 2
+    learning_rate: float = 1e-3
     k: int = 8
-    train_k: int = 128
+    train_k: int = 64
     fade_share: float = 1.0
 
 
@@ -244,8 +245,11 @@ def run_bench(model_name: str, work: Path, settings: Settings, seeds: list[int],
     base = NTLBGForConditionalGeneration.from_pretrained(model_name).float()
     processor = NTLBGProcessor.from_pretrained(model_name)
     visual = base.vlm.model.visual.eval()
-    sources = {"train": settings.train_videos, settings.split: settings.eval_videos}
-    videos = {split: cached_videos(work, visual, split, count, settings.seconds) for split, count in sources.items()}
+    sources = {
+        "train": (settings.train_videos, settings.train_seconds),
+        settings.split: (settings.eval_videos, settings.seconds),
+    }
+    videos = {split: cached_videos(work, visual, split, *source) for split, source in sources.items()}
     collator = NTLBGDataCollator(
         processor, features=WorldFeatures(processor, [*videos["train"], *videos[settings.split]])
     )
