@@ -316,5 +316,5 @@ def test_the_selector_learns_from_the_task_loss_alone_what_is_evidence(toy, seed
         evidence_recall(learn(base, world, seed=seed, steps=steps), world, videos=128) for steps in (0, 120)
     )
     assert before["recall"] < 1.5 * KEPT / GROUPS
-    assert after["recall"] > 0.6
+    assert after["recall"] > 0.8
     assert after["accuracy"] > before["accuracy"] + 0.1

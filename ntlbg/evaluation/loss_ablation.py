@@ -10,7 +10,7 @@ kept in the work folder, so that a bench that was cut off, or shared out by `--s
 import argparse
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +59,9 @@ CONFIGURATIONS = {
     "all four": ("ntlbg", "align", "context"),
     "task + evidence": ("evidence",),
     "all four + evidence": ("ntlbg", "align", "context", "evidence"),
+    "task, twice the steps": (),
 }
+TIMES_THE_STEPS = {"task, twice the steps": 2}
 GIVEN = {"uniform": lambda question, total, k: uniform_groups(total, k), "oracle": oracle_groups}
 
 
@@ -264,11 +266,13 @@ def run_bench(model_name: str, work: Path, settings: Settings, seeds: list[int],
     if not (runs / "untrained.json").exists():
         _keep(runs / "untrained.json", evaluate(fresh_model(base, 0), collator, asked, settings.k))
     todo = [(seed, name) for seed in seeds for name in only if not (runs / f"{_file_name(name)}-{seed}.json").exists()]
-    with tqdm(total=len(todo) * settings.steps, desc="training steps", mininterval=5) as bar:
+    lengths = {name: settings.steps * TIMES_THE_STEPS.get(name, 1) for name in only}
+    with tqdm(total=sum(lengths[name] for _, name in todo), desc="training steps", mininterval=5) as bar:
         for seed, name in todo:
             bar.set_postfix_str(f"{name}, seed {seed}")
             began, model = time.process_time(), fresh_model(base, seed)
-            log = train(model, processor, collator, train_rows, CONFIGURATIONS[name], seed, work, settings, bar)
+            of_run = replace(settings, steps=lengths[name])
+            log = train(model, processor, collator, train_rows, CONFIGURATIONS[name], seed, work, of_run, bar)
             result = evaluate(model, collator, asked, settings.k)
             seconds = time.process_time() - began
             _keep(runs / f"{_file_name(name)}-{seed}.json", result | {"log": log, "cpu_seconds": seconds})
@@ -285,7 +289,7 @@ def run_bench(model_name: str, work: Path, settings: Settings, seeds: list[int],
 
 
 def _file_name(configuration: str) -> str:
-    return configuration.replace(" ", "").replace("+", "_")
+    return configuration.replace(" ", "").replace("+", "_").replace(",", "_")
 
 
 def _keep(path: Path, result: dict) -> None:
