@@ -73,7 +73,7 @@ bench-decode: $(STAMP)  ## decoding beside torchcodec and decord, two passes bes
 	-$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python -m ntlbg.evaluation.decode_bench --films build/films --out docs/benchmarks/decode
 
-bench-losses: $(STAMP)  ## what each training loss is worth to the selector (about half an hour of CPU; resumable)
+bench-losses: $(STAMP)  ## what each training loss is worth to the selector (about three quarters of an hour of CPU; resumable)
 	$(BIN)/python -m ntlbg.evaluation.loss_ablation --out docs/benchmarks/losses
 
 bench-memory: $(STAMP)  ## estimated against measured training memory (about 20 minutes, 5 GB; what is measured already is kept)
