@@ -179,8 +179,8 @@ the shown groups' squared Mahalanobis distances) and "uniformity" (of their time
 So short a training is far from what annotated spans can teach in the end ([tiny.md](tiny.md)); the table compares
 losses at equal cost, {seconds:.0f} CPU seconds a run, but for "task, twice the steps". That row was added to the bench
 when its first eight runs (seed 0 of each other row, and seed 1 of the task loss alone) had been seen on the test
-split, the two of the task loss alone around what is wanted; rates and lengths were chosen on validation videos
-before. How the task loss teaches is told in [architecture.md](../architecture.md) ("An answer's gradient is read as an
+split, the two of the task loss alone around what is wanted. Rates were chosen on validation videos, lengths by time
+at hand. How the task loss teaches is in [architecture.md](../architecture.md) ("An answer's gradient is read as an
 annotation").
 
 Commit {result["commit"]}, `{result["command"]}`.
