@@ -50,14 +50,19 @@ style: $(STAMP)         ## fix style
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
 
-tiny: $(STAMP)          ## train checkpoints/ntlbg-tiny from scratch (about an hour of CPU)
-	$(BIN)/python -m ntlbg.training.tiny_recipe --out checkpoints/ntlbg-tiny
+tiny: $(STAMP)          ## train checkpoints/ntlbg-tiny from scratch (about an hour and a half of CPU; the same command goes on where it stopped)
+	$(BIN)/python -m ntlbg.training.tiny_base --work build/tiny
+	OMP_NUM_THREADS=1 $(BIN)/python train.py --config configuration/tiny.json
+	$(BIN)/python -m ntlbg.training.tiny_package --source build/tiny/selection --out checkpoints/ntlbg-tiny
 
 tiny-package: $(STAMP)  ## give checkpoints/ntlbg-tiny today's code and card, after either changed
 	$(BIN)/python -m ntlbg.training.tiny_package --figures docs/benchmarks/tiny.json
 
 tiny-smoke: $(STAMP)    ## the same recipe at a tiny scale, in two minutes
-	$(BIN)/python -m ntlbg.training.tiny_recipe --smoke
+	$(BIN)/python -m ntlbg.training.tiny_base --work build/tiny --smoke
+	OMP_NUM_THREADS=1 $(BIN)/python train.py --config configuration/tiny.json --model_name_or_path build/tiny/smoke/untrained \
+	  --output_dir build/tiny/smoke/selection --feature_cache build/tiny/smoke/features --dataset_config smoke --max_steps 20
+	$(BIN)/python -m ntlbg.training.tiny_package --source build/tiny/smoke/selection --out build/tiny/smoke/package
 
 bench: bench-tiny bench-selectors bench-decode bench-losses bench-memory ## rebuild docs/benchmarks
 

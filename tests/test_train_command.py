@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from train_parts import run_here, save_base, save_ntlbg, save_rows
+from train_parts import ROOT, run_here, save_base, save_ntlbg, save_rows
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from ntlbg.errors import InputError
@@ -160,3 +160,27 @@ def test_three_stages_from_a_base_are_one_command_that_goes_on_where_it_was(part
     again = AutoModelForImageTextToText.from_pretrained(tmp_path / "out" / "end_to_end")
     for name, value in again.named_parameters():
         assert torch.equal(value, names["end_to_end"][name]), name
+
+
+def test_the_tiny_checkpoint_s_own_configuration_trains_on_rendered_videos(tmp_path, monkeypatch, capfd):
+    """configuration/tiny.json as `make tiny` takes it, at a tiny scale: two videos a split, two steps."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
+    before = ROOT / "checkpoints" / "ntlbg-tiny"
+    values = {
+        "config": ROOT / "configuration" / "tiny.json",
+        "model_name_or_path": before,
+        "output_dir": tmp_path / "out",
+        "feature_cache": tmp_path / "features",
+        "dataset_config": "smoke",
+        "max_eval_rows": 2,
+        "max_steps": 2,
+        "per_device_train_batch_size": 2,
+    }
+    assert run_here(**values) == 0
+    assert "stage selection: 2 steps" in capfd.readouterr().out
+    old, new = (
+        dict(AutoModelForImageTextToText.from_pretrained(at).named_parameters()) for at in (before, tmp_path / "out")
+    )
+    moved = {name for name in old if not torch.equal(old[name], new[name])}
+    assert moved >= {"selector.query_encoder.slots", "rich_points.gate", "selector.kappa"}
+    assert not any(name.startswith("vlm.") for name in moved)

@@ -265,15 +265,6 @@ def span_groups(question: Question, total: int, *, group_seconds: int = GROUP_SE
     ]
 
 
-def relevance_labels(question: Question, total: int) -> np.ndarray:
-    """(total,) float32, 1 where a group shows evidence; all 0 for global questions, which no group answers alone."""
-    labels = np.zeros(total, dtype=np.float32)
-    if not question.is_global:
-        for groups in span_groups(question, total):
-            labels[groups] = 1.0
-    return labels
-
-
 def oracle_groups(question: Question, total: int, k: int) -> np.ndarray:
     """The frames a selector that knows the answer would take: (min(k, total),) sorted int64.
 
@@ -321,8 +312,8 @@ def answerable(question: Question, groups: np.ndarray, total: int) -> bool:
 
 
 def to_record(question: Question, spec: VideoSpec, number: int, video_path: str | None = None) -> dict:
-    """The question as a record of the project's JSONL format. A question about the whole has no spans: no moment is
-    its evidence, see `relevance_labels`."""
+    """The question as a record of the project's JSONL format. A question about the whole has no spans: no moment
+    answers it alone."""
     record = {
         "id": f"{spec.video_id}-{number}",
         "video_id": spec.video_id,
@@ -362,7 +353,6 @@ __all__ = [
     "make_questions",
     "oracle_groups",
     "phrase",
-    "relevance_labels",
     "span_groups",
     "to_record",
     "uniform_groups",

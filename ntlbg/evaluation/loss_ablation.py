@@ -44,8 +44,7 @@ from ntlbg.training.arguments import NTLBGTrainingArguments
 from ntlbg.training.collator import IGNORED_LABEL, NTLBGDataCollator
 from ntlbg.training.loss_schedule import LOSSES
 from ntlbg.training.tiny_language import CachedVideo
-from ntlbg.training.tiny_model import FRAME, GROUP_FRAMES
-from ntlbg.training.tiny_selector import CONFIG
+from ntlbg.training.tiny_model import FRAME, GROUP_FRAMES, SELECTOR
 from ntlbg.training.tiny_vision import video_features
 from ntlbg.training.trainer import NTLBGTrainer
 
@@ -151,7 +150,7 @@ def rows_of(videos: list[CachedVideo], per_kind: int, seed: int) -> list[tuple[Q
 def fresh_model(base: NTLBGForConditionalGeneration, seed: int) -> NTLBGForConditionalGeneration:
     """An untrained selector, rich points and transition in front of `base`'s own base model."""
     torch.manual_seed(seed)
-    return NTLBGForConditionalGeneration.from_base(base.vlm, config_kwargs=CONFIG)
+    return NTLBGForConditionalGeneration.from_base(base.vlm, config_kwargs=SELECTOR)
 
 
 class _Steps(TrainerCallback):

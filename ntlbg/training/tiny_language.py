@@ -1,7 +1,7 @@
-"""Stage 3 of the tiny recipe: the language model learns to answer from k chosen groups of a long video.
+"""Stage 3 of the tiny base: the language model learns to answer from k chosen groups of a long video.
 
 Teacher forcing on frozen features. Token ids and M-RoPE positions are the ones inference gives: those of the full
-prompt of all T groups, gathered at what is kept (tests/test_tiny_recipe.py compares them with the base's own
+prompt of all T groups, gathered at what is kept (tests/test_tiny_base.py compares them with the base's own
 `get_rope_index`).
 """
 
@@ -20,7 +20,6 @@ from ntlbg.data.questions import (
     ask,
     fill_evenly,
     oracle_groups,
-    relevance_labels,
     span_groups,
     uniform_groups,
 )
@@ -47,14 +46,6 @@ class CachedVideo:
     @property
     def total(self) -> int:
         return self.features.shape[0]
-
-    def selector_example(self, question: Question) -> dict[str, torch.Tensor | str]:
-        """What a selector learns from: features (T, 4, hidden), the query, relevance labels (T,) (all 0 if global)."""
-        return {
-            "features": self.features.float(),
-            "query": question.text,
-            "labels": torch.from_numpy(relevance_labels(question, self.total)),
-        }
 
 
 @dataclass

@@ -28,6 +28,19 @@ GROUP_TOKENS = (FRAME // PATCH // MERGE) ** 2
 HIDDEN = 128
 EMBEDDING_STD = 0.15  # of words and, after the vision stage, of visual features: one scale for both
 
+# Fields of the tiny NTLBG model's configuration. One candidate frame a second: a group is two seconds of video.
+SELECTOR = {
+    "num_representatives": 8,
+    "candidate_fps": 1.0,
+    "max_candidates": 768,
+    "covariance_rank": 16,
+    "selector_size": 96,
+    "query_slots": 4,
+    "context_size": 32,
+    "context_window": 5,
+    "time_frequencies": 8,
+}
+
 SPECIAL_TOKENS = (
     "<|endoftext|>",
     "<|im_start|>",
@@ -157,7 +170,7 @@ def encode_groups(visual: torch.nn.Module, patches: torch.Tensor) -> torch.Tenso
     """The vision tower on many groups of one grid at once.
 
     The stock forward loops over the groups in Python; groups of one size fit one batched attention call. Same weights,
-    same result (tests/test_tiny_recipe.py).
+    same result (tests/test_tiny_base.py).
 
     Args:
         visual: the `visual` module of a Qwen2-VL model.

@@ -1,4 +1,4 @@
-"""The last stage of the tiny recipe: the checkpoint as it is committed, with its code and a card.
+"""The last step of `make tiny`: the checkpoint as it is committed, with its code and a card.
 
     python -m ntlbg.training.tiny_package --figures docs/benchmarks/tiny.json
 

@@ -1,4 +1,4 @@
-"""Stage 1 of the tiny recipe: the vision tower learns colour, shape, place and background of frames out of real mp4
+"""Stage 1 of the tiny base: the vision tower learns colour, shape, place and background of frames out of real mp4
 files.
 
 Also the bridge from videos to frozen features (stage 2).

@@ -1,4 +1,4 @@
-"""The tiny recipe trains on exactly what inference sees, and what it trains learns."""
+"""The tiny base is trained on exactly what inference sees, and what is trained learns."""
 
 import numpy as np
 import pytest
@@ -261,17 +261,6 @@ def test_fixed_words_stay_while_the_rest_learns(video):
     assert torch.equal(words, before)
     assert words.requires_grad
     assert not torch.equal(model.model.language_model.norm.weight, norm)
-
-
-def test_a_selector_example_labels_the_groups_of_the_evidence(video):
-    cached, _ = video
-    rng = np.random.default_rng(0)
-    question = ask(cached.spec, "retrieve", rng)
-    example = cached.selector_example(question)
-    assert example["features"].shape == (64, 4, 128)
-    ((start, end),) = question.spans
-    assert example["labels"].nonzero().flatten().tolist() == list(range(start // 2, (end - 1) // 2 + 1))
-    assert not cached.selector_example(ask(cached.spec, "scenes", rng))["labels"].any()
 
 
 def test_examples_name_their_own_videos(video):

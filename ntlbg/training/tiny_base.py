@@ -1,18 +1,17 @@
-"""The whole recipe of the tiny checkpoint, from nothing but seeds.
+"""The base of the tiny checkpoint, from nothing but seeds: what a released vision-language model is to a user of this
+project, made here because there is none this small.
 
-    python -m ntlbg.training.tiny_recipe --out checkpoints/ntlbg-tiny
-    python -m ntlbg.training.tiny_recipe --smoke
+    python -m ntlbg.training.tiny_base
+    python -m ntlbg.training.tiny_base --smoke
 
 Stages, each a function that leaves its result in the work folder and is skipped where that result already lies:
 
-    vision    the vision tower learns to see, on frames out of real mp4 files (tiny_vision.py)
-    cache     frozen features of the training and validation videos
-    language  the language model learns to answer from k chosen groups (tiny_language.py)
-    wide      a few hundred steps more with up to 128 groups, so that many frames are read as well as few
-    evaluate  exact match of the base on unseen videos under uniform, relevant and oracle frames
-    selector  the selector learns from the events' spans which groups hold evidence (tiny_selector.py)
-
-With `--out` the result is packaged there at the end (tiny_package.py).
+    vision     the vision tower learns to see, on frames out of real mp4 files (tiny_vision.py)
+    cache      frozen features of the training and validation videos
+    language   the language model learns to answer from k chosen groups (tiny_language.py)
+    wide       a few hundred steps more with up to 128 groups, so that many frames are read as well as few
+    evaluate   exact match of the base on unseen videos under uniform, relevant and oracle frames
+    untrained  an untrained selector in front of it: what train.py begins from, with configuration/tiny.json
 """
 
 import argparse
@@ -33,11 +32,9 @@ from ntlbg.data.world import build_video, split_seed
 from ntlbg.data.world_dataset import mixed_seconds
 from ntlbg.modeling_ntlbg.modeling_ntlbg import NTLBGForConditionalGeneration
 from ntlbg.processors.processing_ntlbg import NTLBGProcessor
-from ntlbg.training import tiny_language, tiny_model, tiny_selector, tiny_vision
+from ntlbg.training import tiny_language, tiny_model, tiny_vision
 from ntlbg.training.tiny_language import WIDE_BUDGETS, CachedVideo, evaluate_base, format_results, train_language
-from ntlbg.training.tiny_model import build_base, build_processor, build_tokenizer
-from ntlbg.training.tiny_package import package
-from ntlbg.training.tiny_selector import CONFIG, relevance_quality, train_selector
+from ntlbg.training.tiny_model import SELECTOR, build_base, build_processor, build_tokenizer
 from ntlbg.training.tiny_vision import train_vision, video_features
 
 
@@ -53,11 +50,9 @@ class Sizes:
     language_steps: int = 3200
     language_batch: int = 64
     wide_steps: int = 600
-    selector_steps: int = 1500
-    selector_batch: int = 32
 
 
-SMOKE = Sizes(6, 60, 64, 6, 4, 40, 16, 5, 40, 8)
+SMOKE = Sizes(6, 60, 64, 6, 4, 40, 16, 5)
 
 
 def vision_stage(work: Path, sizes: Sizes) -> None:
@@ -144,22 +139,15 @@ def evaluate_stage(work: Path, sizes: Sizes) -> None:
     (work / "base_results.json").write_text(json.dumps(results, indent=1))
 
 
-def selector_stage(work: Path, sizes: Sizes) -> None:
-    """ntlbg/: the NTLBG model around the base, and its processor; selector.json: losses and quality."""
+def untrained_stage(work: Path, sizes: Sizes) -> None:
+    """untrained/: the NTLBG model around the base, and its processor."""
     torch.manual_seed(2)
     base, base_processor = load_model(work / "base")
-    model = NTLBGForConditionalGeneration.from_base(base, config_kwargs=CONFIG)
-    tokenizer, videos = base_processor.tokenizer, load_cache(work / "train.pt")
-    losses = train_selector(model, tokenizer, videos, steps=sizes.selector_steps, batch=sizes.selector_batch)
-    _expect_fall("selector", losses)
-    quality = relevance_quality(model, tokenizer, load_cache(work / "validation.pt"))
-    print(f"selector on validation videos: {quality}")
-    model.save_pretrained(work / "ntlbg")
     processor = NTLBGProcessor.from_base(
-        base_processor, candidate_fps=CONFIG["candidate_fps"], max_candidates=CONFIG["max_candidates"]
+        base_processor, candidate_fps=SELECTOR["candidate_fps"], max_candidates=SELECTOR["max_candidates"]
     )
-    processor.save_pretrained(work / "ntlbg")
-    (work / "selector.json").write_text(json.dumps({"quality": quality, "losses": losses}))
+    processor.save_pretrained(work / "untrained")
+    NTLBGForConditionalGeneration.from_base(base, config_kwargs=SELECTOR).save_pretrained(work / "untrained")
 
 
 _SEEING = (world, world_render, world_video, tiny_model, tiny_vision)
@@ -171,7 +159,7 @@ STAGES = {
     "language": (language_stage, "language_losses.json", _ANSWERING),
     "wide": (wide_stage, "wide_losses.json", _ANSWERING),
     "evaluate": (evaluate_stage, "base_results.json", _ANSWERING),
-    "selector": (selector_stage, "selector.json", (*_ANSWERING, tiny_selector)),
+    "untrained": (untrained_stage, "untrained/config.json", _ANSWERING),
 }
 
 
@@ -193,7 +181,6 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the stages that are missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("build/tiny"), help="folder of intermediate results")
-    parser.add_argument("--out", type=Path, help="folder for the finished model and processor")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
     parser.add_argument(
         "--smoke", action="store_true", help="the whole recipe at a tiny scale, in its own work folder"
@@ -214,8 +201,6 @@ def main(arguments: list[str] | None = None) -> None:
         else:
             stage(work, sizes)
             mark.write_text(made_by)
-    if options.out is not None:
-        package(work / "ntlbg", options.out)
 
 
 if __name__ == "__main__":
