@@ -12,6 +12,7 @@ import json
 import platform
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,9 @@ def given_selections(selector: str, questions, logits: torch.Tensor, seconds: to
 
 
 @torch.no_grad()
-def answers_of_video(model, processor, path, questions, k: int) -> dict[str, list[tuple[str, list[int]]]]:
+def answers_of_video(
+    model, processor, path, questions, k: int, selectors: Sequence[str] = SELECTORS
+) -> dict[str, list[tuple[str, list[int]]]]:
     """For every selector, the answer to each question and the groups it was given from."""
     candidates = processor.video_processor.fetch(path)[0]
     rows = [
@@ -66,7 +69,7 @@ def answers_of_video(model, processor, path, questions, k: int) -> dict[str, lis
     features_per_row = [features] * len(rows)
     logits = model.relevance_logits(features, inputs["query_input_ids"], inputs["query_attention_mask"])
     results = {}
-    for selector in SELECTORS:
+    for selector in selectors:
         choice = {"num_representatives": k}
         if selector != "ntlbg":
             choice = {"selection": given_selections(selector, questions, logits, first["group_timestamps"], k)}
@@ -105,12 +108,17 @@ def summarise(right: dict[str, dict[str, list[bool]]]) -> dict:
         }
         for selector, kinds in right.items()
     }
+    return {"accuracy": table, "ntlbg_less_uniform": paired_differences(right["ntlbg"], right["uniform"])}
+
+
+def paired_differences(ours: dict[str, list[bool]], others: dict[str, list[bool]]) -> dict[str, dict[str, float]]:
+    """By kind, the mean difference in points and its 95 % interval; both answered the same questions, in one order."""
     paired = {}
-    for kind in right["ntlbg"]:
-        difference = 100.0 * (np.array(right["ntlbg"][kind], float) - np.array(right["uniform"][kind], float))
+    for kind in ours:
+        difference = 100.0 * (np.array(ours[kind], float) - np.array(others[kind], float))
         low, high = paired_interval(difference)
         paired[kind] = {"mean": float(difference.mean()), "low": low, "high": high}
-    return {"accuracy": table, "ntlbg_less_uniform": paired}
+    return paired
 
 
 def accuracy_table(result: dict) -> str:
