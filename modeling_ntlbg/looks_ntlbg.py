@@ -329,7 +329,8 @@ class LooksMixin:
         if with_losses:
             choice.losses = self._auxiliary_losses(selection, gaussian, pooled, descriptors, choice.features.tokens)
             if evidence is not None and selection.relevance is not None:
-                choice.losses["evidence"] = evidence_loss(selection.relevance, evidence)
+                pictures = self.adapter.temporal_patch_size
+                choice.losses["evidence"] = evidence_loss(selection.relevance, evidence, pictures)
         selection.relevance = None if selection.relevance is None else selection.relevance.detach()
         return choice
 

@@ -88,24 +88,38 @@ def _divergence(target: torch.Tensor, log_probabilities: torch.Tensor) -> torch.
     return torch.special.xlogy(target, target).sum() - (target * log_probabilities).sum()
 
 
-def evidence_loss(relevance: torch.Tensor, evidence: torch.Tensor) -> torch.Tensor:
+def evidence_loss(relevance: torch.Tensor, evidence: torch.Tensor, pictures: int = 1) -> torch.Tensor:
     r"""
-    KL(annotated || predicted) / log(T + 1), over "no group" and the T groups.
+    Half of it KL(annotated || predicted) / log(T + 1) over "no group" and the T groups, half of it the mean over the
+    groups of KL(Bernoulli(s_t) || Bernoulli(sigmoid(r_t))) / log 2, s_t = min(1, n e_t).
 
-    The predicted distribution is that of `evidence_log_probabilities`; the annotated one is shared out by the time
-    within the spans, and is all on "no group" where no group has any. log(T + 1) is what a head that tells nothing
-    apart is at most away by, so that this loss is about 1 for it whatever T is.
+    In the first the groups compete: the predicted distribution is that of `evidence_log_probabilities`; the annotated
+    one is shared out by the time within the spans, and is all on "no group" where no group has any. It says which
+    group is more likely evidence than another, and leaves open how many are: of a video with evidence all other groups
+    may stay above 0. So the second takes each logit at its word, as the choice does: the probability that the group
+    shows evidence, which is s_t where n pictures stand evenly in the group and a span covers e_t of it.
+
+    log(T + 1) and log 2 are what a head that tells nothing apart is at most away by, so that this loss is about 1 for
+    it whatever T is.
 
     Args:
         relevance (`torch.FloatTensor` of shape `(T,)`): logits.
-        evidence (`torch.FloatTensor` of shape `(T,)`): share of each group's time that lies in a span, in [0, 1].
+        evidence (`torch.FloatTensor` of shape `(T,)`): e, the share of each group's time that lies in a span, in
+            [0, 1].
+        pictures (`int`): n, the pictures of a group.
     """
     log_probabilities = evidence_log_probabilities(relevance)
     evidence = evidence.to(log_probabilities)
     total = evidence.sum()
     target = F.pad(evidence / total.clamp_min(1e-12), (1, 0))
     target[0] = total == 0
-    return _divergence(target, log_probabilities) / math.log(len(target))
+    among = _divergence(target, log_probabilities) / math.log(len(target))
+    with torch.autocast(relevance.device.type, enabled=False):
+        shown = (pictures * evidence).clamp(max=1)
+        both = torch.stack([shown, 1 - shown])
+        entropy = -torch.special.xlogy(both, both).sum(dim=0)
+        each = F.binary_cross_entropy_with_logits(relevance.float(), shown, reduction="none") - entropy
+    return (among + each.mean() / math.log(2)) / 2
 
 
 def teacher_loss(relevance: torch.Tensor, attention: torch.Tensor) -> torch.Tensor:

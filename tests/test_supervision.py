@@ -17,11 +17,29 @@ from ntlbg.modeling_ntlbg.rich_points_ntlbg import evidence_log_probabilities
 # L_evidence
 
 
-def test_evidence_loss_is_the_divergence_from_the_spans_shares():
+def test_evidence_loss_is_the_divergence_from_the_spans_shares_and_from_each_group_s_own():
     relevance, evidence = torch.tensor([0.5, -1.0, 2.0]), torch.tensor([0.5, 0.0, 1.0])
     predicted = torch.tensor([0.0, 0.5, -1.0, 2.0]).softmax(dim=0)
-    expected = 1 / 3 * math.log(1 / 3 / predicted[1]) + 2 / 3 * math.log(2 / 3 / predicted[3])
-    assert float(evidence_loss(relevance, evidence)) == pytest.approx(expected / math.log(4), rel=1e-5)
+    among = 1 / 3 * math.log(1 / 3 / predicted[1]) + 2 / 3 * math.log(2 / 3 / predicted[3])
+    half, none, whole = relevance.sigmoid().tolist()
+    each = (0.5 * math.log(0.25 / half / (1 - half)) - math.log(1 - none) - math.log(whole)) / 3
+    expected = (among / math.log(4) + each / math.log(2)) / 2
+    assert float(evidence_loss(relevance, evidence)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_span_over_half_a_group_of_two_pictures_is_seen_for_sure_and_over_a_quarter_as_often_as_not():
+    sure, even = torch.full((1,), 20.0), torch.zeros(1)
+    for share, logit in ((0.5, sure), (1.0, sure), (0.25, even)):
+        evidence = torch.full((1,), share)
+        own = 2 * evidence_loss(logit, evidence, 2) + torch.tensor([0.0, float(logit)]).log_softmax(0)[1] / math.log(2)
+        assert abs(float(own)) < 1e-6
+
+
+def test_a_group_beside_the_spans_that_stays_above_zero_costs_although_the_evidence_is_far_above_it():
+    evidence = torch.tensor([0.0, 1.0, 0.0, 0.0])
+    told, untold = torch.tensor([-9.0, 20.0, -9.0, -9.0]), torch.tensor([2.0, 20.0, 2.0, 2.0])
+    assert evidence_loss(told, evidence) < 1e-4
+    assert evidence_loss(untold, evidence) > 0.5
 
 
 def test_spans_that_name_nothing_put_the_mass_on_none():
@@ -29,7 +47,7 @@ def test_spans_that_name_nothing_put_the_mass_on_none():
     assert evidence_loss(sure, torch.zeros(5)) < 1e-6
     assert float(evidence_loss(unsure, torch.zeros(5))) == pytest.approx(1.0)
     right = torch.tensor([-20.0, 20.0, -20.0, -20.0, -20.0])
-    assert evidence_loss(right, torch.tensor([0.0, 0.3, 0.0, 0.0, 0.0])) < 1e-6
+    assert evidence_loss(right, torch.tensor([0.0, 0.5, 0.0, 0.0, 0.0]), pictures=2) < 1e-6
 
 
 @pytest.mark.parametrize("groups", [1, 16, 4096])
