@@ -108,6 +108,15 @@ def test_kappa_may_step_below_zero(seed):
     assert model.selector.prior_mean.weight.grad.any()
 
 
+def test_the_likelihood_of_a_video_teaches_the_prior_and_not_what_is_relevant(family):
+    model, inputs = training_model(family)
+    with torch.no_grad():
+        model.selector.kappa.fill_(0.5)
+    model(**inputs).ntlbg_loss.backward()
+    taught = {name for name, value in own_parameters(model).items() if value.grad is not None and value.grad.any()}
+    assert taught == {name for name in own_parameters(model) if name.startswith(("selector.prior_", "selector.kappa"))}
+
+
 def test_any_step_of_kappa_away_from_zero_opens_the_prior():
     model, _ = training_model("qwen2_vl")
     for value, slope in ((0.0, 1.0), (0.5, 1.0), (-0.5, -1.0)):

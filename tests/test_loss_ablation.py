@@ -22,7 +22,14 @@ def test_the_gap_closed_is_the_way_from_uniform_to_oracle():
 def _result(right, found=None):
     count = len(right)
     found = [1.0] * count if found is None else found
-    return {"right": right, "found": found, "constraint": [0.5] * count, "uniformity": [0.8] * count, "cpu_seconds": 1}
+    return {
+        "right": right,
+        "found": found,
+        "constraint": [0.5] * count,
+        "uniformity": [0.8] * count,
+        "cpu_seconds": 1,
+        "commit": "c0",
+    }
 
 
 def _found(task, evidence, videos=40):

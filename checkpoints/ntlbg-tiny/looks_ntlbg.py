@@ -136,8 +136,9 @@ class LooksMixin:
         gaussian = fit_gaussian(
             descriptors,
             # Relevance weighs the moments towards E[F|Q]; the floor keeps the rest of the video in them, and all of it
-            # when nothing is relevant, as for a question about the whole.
-            weights=durations * (RELEVANCE_FLOOR + relevance.sigmoid()) if calibrated else durations,
+            # when nothing is relevant, as for a question about the whole. It is given: L_NTLBG, which likes a Gaussian
+            # that all of the video is likely under, would flatten it.
+            weights=durations * (RELEVANCE_FLOOR + relevance.detach().sigmoid()) if calibrated else durations,
             rank=config.covariance_rank,
             prior=prior,
             kappa=worth,

@@ -98,8 +98,11 @@ class NTLBGSelector(FullPrecisionModule):
 
         What reads parameters of this module itself runs in here: sharded weights (ZeRO-3) are whole only during a
         module's own forward.
+
+        The prior reads the slots and does not shape them: by L_NTLBG the best prior of a video is the same for every
+        question, and slots that serve it forget theirs.
         """
-        prior = self.prior(slots)
+        prior = self.prior(slots.detach())
         return self.relevance(tokens, slots), prior.mean, prior.diagonal, prior.factor, self.prior_worth
 
     def encode_query(self, embeddings: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

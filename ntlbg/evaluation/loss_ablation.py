@@ -243,6 +243,7 @@ def run_bench(model_name: str, work: Path, settings: Settings, seeds: list[int],
         {"kinds", "videos": of each question, "given": {"uniform", "oracle", "untrained": result}, "runs":
         {configuration: a result for each seed}}.
     """
+    commit = current_commit()
     base = NTLBGForConditionalGeneration.from_pretrained(model_name).float()
     processor = NTLBGProcessor.from_pretrained(model_name)
     visual = base.vlm.model.visual.eval()
@@ -274,7 +275,8 @@ def run_bench(model_name: str, work: Path, settings: Settings, seeds: list[int],
             log = train(model, processor, collator, train_rows, CONFIGURATIONS[name], seed, work, of_run, bar)
             result = evaluate(model, collator, asked, settings.k)
             seconds = time.process_time() - began
-            _keep(runs / f"{_file_name(name)}-{seed}.json", result | {"log": log, "cpu_seconds": seconds})
+            told = {"log": log, "cpu_seconds": seconds, "commit": commit}
+            _keep(runs / f"{_file_name(name)}-{seed}.json", result | told)
     there: dict[str, list[dict]] = {}
     for name in only:
         kept = [runs / f"{_file_name(name)}-{seed}.json" for seed in seeds]
@@ -309,13 +311,11 @@ def main(arguments: list[str] | None = None) -> None:
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    commit = current_commit()
     settings = Settings(**{name: getattr(options, name) for name in asdict(Settings())})
     found = run_bench(options.model, options.work, settings, options.seeds, options.only)
     result = summarise(found) | {
         "settings": asdict(settings),
         "seeds": options.seeds,
-        "commit": commit,
         "command": f"python -m ntlbg.evaluation.loss_ablation {_flags(settings)}".strip(),
     }
     picture = "losses" if options.out is None else options.out.name
