@@ -54,8 +54,9 @@ def summarise(found: dict) -> dict:
 
     Returns:
         `dict` with, in percent, `right` {name: {kind: mean}}, `found` {name: share of the events seen}, `constraint`
-        and `uniformity` {name: mean}, `commits`, and with 95 % intervals over seeds and videos `gap` {name: of retrieve},
-        `less_task` {name: {"retrieve", "events", "found"}: difference to the task loss alone}.
+        and `uniformity` {name: mean}, and with 95 % intervals over seeds and videos `gap` {name: of retrieve} and
+        `less_task` {name: {"retrieve", "events", "found"}: difference to the task loss alone};
+        `commits` {commit: names}.
     """
     kinds = np.array(found["kinds"])
     results = {name: [result] for name, result in found["given"].items()} | found["runs"]
