@@ -118,11 +118,16 @@ def test_a_checkpoint_loads_as_a_model_that_gives_the_same_losses(tmp_path):
     trainer.train()
     loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "checkpoint-1").eval()
     assert loaded.config.selector_trained
+    state = loaded.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in trainer.model.state_dict().items())
     batch = Collator(tiny_tokenizer())(mixed_rows(tiny_tokenizer())[:3])
     with torch.no_grad():
         ours, theirs = trainer.model.eval()(**batch), loaded(**batch)
     for name in ("task", "ntlbg", "align", "context", "evidence"):
-        assert torch.equal(getattr(ours, f"{name}_loss"), getattr(theirs, f"{name}_loss"))
+        # Not to the bit: weights out of a file lie elsewhere in memory, and sums round by where their parts lie.
+        torch.testing.assert_close(
+            getattr(ours, f"{name}_loss"), getattr(theirs, f"{name}_loss"), rtol=1e-6, atol=1e-6
+        )
     assert (tmp_path / "checkpoint-1" / "tokenizer.json").is_file()
 
 
