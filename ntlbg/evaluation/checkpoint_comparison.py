@@ -12,7 +12,6 @@ import platform
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -20,7 +19,13 @@ from ntlbg.data.questions import KINDS
 from ntlbg.data.world_dataset import split_questions
 from ntlbg.data.world_video import write_video
 from ntlbg.evaluation.selector_report import table
-from ntlbg.evaluation.world_benchmark import DURATION, answers_of_video, current_commit, paired_differences
+from ntlbg.evaluation.world_benchmark import (
+    DURATION,
+    accuracies,
+    answers_of_video,
+    current_commit,
+    paired_differences,
+)
 from ntlbg.modeling_ntlbg.modeling_ntlbg import NTLBGForConditionalGeneration
 from ntlbg.processors.processing_ntlbg import NTLBGProcessor
 
@@ -96,17 +101,7 @@ def main(arguments: list[str] | None = None) -> None:
     first, second = args.checkpoints
     result = {
         "checkpoints": args.checkpoints,
-        "accuracy": {
-            name: {
-                kind: {
-                    "accuracy": 100 * float(np.mean(values)),
-                    "standard_error": 100 * float(np.std(values) / np.sqrt(len(values))),
-                    "asked": len(values),
-                }
-                for kind, values in kinds.items()
-            }
-            for name, kinds in right.items()
-        },
+        "accuracy": accuracies(right),
         "difference": paired_differences(right[second], right[first]),
         "videos": args.videos,
         "k": args.k,

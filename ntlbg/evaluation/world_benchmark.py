@@ -95,10 +95,10 @@ def paired_interval(difference: np.ndarray, draws: int = 10_000, seed: int = 0) 
     return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
 
 
-def summarise(right: dict[str, dict[str, list[bool]]]) -> dict:
-    """`right[selector][kind]` -> accuracy and standard error in percent, and NTLBG less uniform with its interval."""
-    table = {
-        selector: {
+def accuracies(right: dict[str, dict[str, list[bool]]]) -> dict[str, dict[str, dict[str, float]]]:
+    """`right[name][kind]` -> accuracy and standard error in percent, and how many were asked."""
+    return {
+        name: {
             kind: {
                 "accuracy": 100 * float(np.mean(values)),
                 "standard_error": 100 * float(np.std(values) / np.sqrt(len(values))),
@@ -106,9 +106,16 @@ def summarise(right: dict[str, dict[str, list[bool]]]) -> dict:
             }
             for kind, values in kinds.items()
         }
-        for selector, kinds in right.items()
+        for name, kinds in right.items()
     }
-    return {"accuracy": table, "ntlbg_less_uniform": paired_differences(right["ntlbg"], right["uniform"])}
+
+
+def summarise(right: dict[str, dict[str, list[bool]]]) -> dict:
+    """`right[selector][kind]` -> accuracies, and NTLBG less uniform with its interval."""
+    return {
+        "accuracy": accuracies(right),
+        "ntlbg_less_uniform": paired_differences(right["ntlbg"], right["uniform"]),
+    }
 
 
 def paired_differences(ours: dict[str, list[bool]], others: dict[str, list[bool]]) -> dict[str, dict[str, float]]:
