@@ -23,8 +23,7 @@ examples:
   ntlbg probe holiday.mp4
 
 exit codes: 0 done, 1 done except for bad videos of many (ntlbg data) or without having found a moment (ntlbg ground,
-highlights), 2 bad input or usage (one sentence on the
-standard error), 130 interrupted
+highlights), 2 bad input or usage (one sentence on the standard error), 130 interrupted
 """
 
 

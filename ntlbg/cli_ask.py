@@ -10,6 +10,7 @@ from ntlbg.cli_common import (
     Stages,
     UsageError,
     add_common_options,
+    add_remote_code_option,
     add_subtitle_options,
     check_device,
     check_outputs,
@@ -67,11 +68,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--max-new-tokens", type=positive_int, default=128, metavar="N", help="longest answer (default: 128)"
     )
-    parser.add_argument(
-        "--trust-remote-code",
-        action="store_true",
-        help="run the code that comes with a model, be it from the Hub or in a folder",
-    )
+    add_remote_code_option(parser)
     add_common_options(
         parser,
         encoder_help="dual encoder of transformers that judges frames for a model that is no NTLBG checkpoint (those "

@@ -121,6 +121,15 @@ def add_common_options(
     out.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
+def add_remote_code_option(parser: argparse.ArgumentParser) -> None:
+    """Declare --trust-remote-code, for commands that load a model."""
+    parser.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="run the code that comes with a model, be it from the Hub or in a folder",
+    )
+
+
 def add_subtitle_options(parser: argparse.ArgumentParser, told: str) -> None:
     """Options on what is said; `told` says where it goes."""
     said = parser.add_argument_group("what is said")

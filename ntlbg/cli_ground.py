@@ -10,6 +10,7 @@ from ntlbg.cli_common import (
     Stages,
     UsageError,
     add_common_options,
+    add_remote_code_option,
     check_device,
     check_outputs,
     positive_int,
@@ -66,11 +67,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
             metavar="N",
             help="at most N moments, the surest first (default: %(default)s)",
         )
-        parser.add_argument(
-            "--trust-remote-code",
-            action="store_true",
-            help="run the code that comes with a model, be it from the Hub or in a folder",
-        )
+        add_remote_code_option(parser)
         add_common_options(
             parser,
             encoder_help="dual encoder that judges frames, Hub name or folder (default without --model: "
