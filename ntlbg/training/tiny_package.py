@@ -46,15 +46,15 @@ print(processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_t
 By `make tiny`, from seeds alone, on one CPU thread. The vision tower learns colour, shape, place and background of
 frames out of real h264 files. Its frozen features of the training videos (64 to 320 groups of two seconds) are then
 cached. The language model learns to answer from 4 to 32 chosen groups, and at the end from up to 128, under a mixture
-of ways to choose them. Last, the selector learns from the events' spans which groups hold evidence for a question.{gate}
-
+of ways to choose them. Last, the selector learns from the events' spans which groups hold evidence for a question.
+{gate}
 Its chat template puts the question before the video, whatever the order in the message.
 
 ## What it measures
 
 {measured}"""
 
-CLOSED_GATE = " The\nrich points' gate is still at zero."
+CLOSED_GATE = "The rich points' gate is still at zero.\n"
 UNMEASURED = "Nothing has been measured with these weights yet; `make bench-tiny` does it.\n"
 
 
