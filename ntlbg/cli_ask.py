@@ -11,6 +11,7 @@ from ntlbg.cli_common import (
     UsageError,
     add_common_options,
     add_remote_code_option,
+    add_selector_option,
     add_subtitle_options,
     check_device,
     check_outputs,
@@ -69,6 +70,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
         "--max-new-tokens", type=positive_int, default=128, metavar="N", help="longest answer (default: 128)"
     )
     add_remote_code_option(parser)
+    add_selector_option(parser)
     add_common_options(
         parser,
         encoder_help="dual encoder of transformers that judges frames for a model that is no NTLBG checkpoint (those "
@@ -104,6 +106,9 @@ def run(args: argparse.Namespace) -> None:
     quiet_libraries()
 
     from ntlbg.selection.answering import load_answerer
+    from ntlbg.selection.choosing import check_selector
+
+    check_selector(args.selector)
 
     stages = Stages(2 + len(args.questions), args.quiet)
     try:
@@ -114,6 +119,7 @@ def run(args: argparse.Namespace) -> None:
                 device=args.device,
                 trust_remote_code=args.trust_remote_code,
                 max_new_tokens=args.max_new_tokens,
+                selector=args.selector,
                 candidate_fps=args.candidate_fps,
                 max_candidates=args.max_candidates,
                 cache_dir=args.cache,

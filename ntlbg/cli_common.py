@@ -121,6 +121,17 @@ def add_common_options(
     out.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
+def add_selector_option(parser: argparse.ArgumentParser) -> None:
+    """Declare --selector, for commands that compare rules."""
+    parser.add_argument(
+        "--selector",
+        metavar="NAME",
+        default="ntlbg",
+        help="the rule that chooses: ntlbg (the default), or a published one to hold it against: uniform, top_k, aks, "
+        "bolt, mdp3 ...; a wrong name prints them all",
+    )
+
+
 def add_remote_code_option(parser: argparse.ArgumentParser) -> None:
     """Declare --trust-remote-code, for commands that load a model."""
     parser.add_argument(

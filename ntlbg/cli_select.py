@@ -15,6 +15,7 @@ from ntlbg.cli_common import (
     Stages,
     UsageError,
     add_common_options,
+    add_selector_option,
     add_subtitle_options,
     check_device,
     check_outputs,
@@ -72,6 +73,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
         cache_help="folder that keeps what was seen, so that the same video is looked at once",
     )
     add_scan_option(parser)
+    add_selector_option(parser)
     parser.add_argument("--out", metavar="DIR", help="write the frames as PNG and contact_sheet.png into this folder")
     add_subtitle_options(parser, "each cue is shown with the frame it is nearest to")
     parser.set_defaults(run=run)
@@ -95,8 +97,10 @@ def run(args: argparse.Namespace) -> None:
     check_opens(source, limits)
 
     from ntlbg.selection.api import FrameSelector
+    from ntlbg.selection.choosing import check_selector
     from ntlbg.selection.encoders import DEFAULT_ENCODER
 
+    check_selector(args.selector)
     encoder = args.encoder if args.encoder is not None or args.query is None else DEFAULT_ENCODER
     if encoder is not None:
         check_video(source, limits)
@@ -119,7 +123,12 @@ def run(args: argparse.Namespace) -> None:
             features = selector.encode(source)
         with stages("choose and read the frames" if needs_pictures else "choose"):
             selection = selector.select(
-                features, args.query, args.k, max_side=args.max_side, with_frames=needs_pictures
+                features,
+                args.query,
+                args.k,
+                selector=args.selector,
+                max_side=args.max_side,
+                with_frames=needs_pictures,
             )
         spoken = None
         if subtitles is not None:

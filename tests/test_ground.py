@@ -77,11 +77,11 @@ class Says(ImageAnswerer):
 
 def test_numbers_in_the_answer_are_those_on_the_frames_and_mean_their_times(clip, encoder, models):  # noqa: F811
     real = load_answerer(models["llava"], encoder=encoder)
-    answerer = Says(real.model, real.processor, real.selector)
+    answerer = Says(real.model, real.processor, real.frames)
     answerer.words = "From Frame 3 to Frame 7."
     found = find_by_numbers(answerer, clip, QUESTION, 4)
     assert (found.spans[0].start, found.spans[0].end) == (found.seconds[3], found.seconds[7])
-    plain = real.selector.select(clip, QUESTION, 4)
+    plain = real.frames.select(clip, QUESTION, 4)
     pictures = [np.asarray(part["image"]) for part in answerer.shown[0]["content"] if part["type"] == "image"]
     assert len(pictures) == 4
     for picture, frame in zip(pictures, plain.frames, strict=True):

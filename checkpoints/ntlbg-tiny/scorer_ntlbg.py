@@ -98,15 +98,21 @@ def scorer_relevance(scorer, descriptors: torch.Tensor, inputs: dict) -> tuple[t
     Returns:
         the centred cosines `(T,)`, or `None` without a question, and notes for the reader.
     """
+    pieces = scorer_query(scorer, inputs)
+    if pieces is None:
+        return None, []
+    return relevance_to(descriptors, pieces), pieces_notes(len(pieces))
+
+
+def scorer_query(scorer, inputs: dict) -> torch.Tensor | None:
+    """The question as the scorer sees it, a row for each of its pieces, `(P, d)`; `None` without one. `inputs` as in
+    [`scorer_relevance`]."""
     text = {
         name: inputs[_PREFIX + name].to(scorer.device)
         for name in _TEXT_INPUTS
         if inputs.get(_PREFIX + name) is not None
     }
-    if not text:
-        return None, []
-    pieces = scorer.get_text_features(**text).pooler_output
-    return relevance_to(descriptors, pieces), pieces_notes(len(pieces))
+    return scorer.get_text_features(**text).pooler_output if text else None
 
 
 def pieces_notes(count: int) -> list[str]:
@@ -140,9 +146,13 @@ def relevance_to(descriptors: torch.Tensor, query: torch.Tensor) -> torch.Tensor
         `torch.FloatTensor` of shape `(T,)`, in [-1, 1].
     """
     normalised = F.normalize(descriptors.float(), dim=-1)
-    centred = normalised - normalised.mean(dim=0, keepdim=True)
+    return cosines_to(normalised - normalised.mean(dim=0, keepdim=True), query)
+
+
+def cosines_to(descriptors: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
+    """Cosine of each picture `(T, d)` to the query `(d,)`, or to the best of its pieces `(P, d)`, as it is: `(T,)`."""
     pieces = F.normalize(query.to(descriptors.device).float(), dim=-1).reshape(-1, query.shape[-1])
-    return (F.normalize(centred, dim=-1) @ pieces.T).amax(dim=-1)
+    return (F.normalize(descriptors.float(), dim=-1) @ pieces.T).amax(dim=-1)
 
 
 def scorer_k(config, groups: int, num_representatives: int | None, max_visual_tokens: int | None) -> int:
@@ -166,10 +176,12 @@ def scorer_k(config, groups: int, num_representatives: int | None, max_visual_to
 
 __all__ = [
     "clip_windows",
+    "cosines_to",
     "embed_clips",
     "pieces_notes",
     "relevance_to",
     "scorer_descriptors",
     "scorer_k",
+    "scorer_query",
     "scorer_relevance",
 ]

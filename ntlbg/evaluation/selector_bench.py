@@ -32,12 +32,7 @@ from ntlbg.selection.baselines.diverse import facility_location_order
 KS = (8, 16, 32, 64)
 OURS, TRUTH = "strata", "oracle"
 MEASURES = ("recall", "relative_mse", "log_det", "entropy", "scenes", "ms")
-NEED_QUERY = frozenset(
-    (
-        *("top_k", "stratified_top_k", "temporal_nms", "mmr", "aks", "bolt"),
-        *("q_frame", "ada_q", "mdp3", "coselect", "wfs_sb", "focus"),
-    )
-)
+NEED_QUERY = frozenset(name for name, select in BASELINES.items() if select.needs_query)
 _SPEED_FRAMES, _SPEED_CHANNELS = 8192, 1024
 
 

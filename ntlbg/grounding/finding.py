@@ -129,7 +129,7 @@ def find_by_numbers(
     Raises:
         VideoError: the video cannot be read. EncoderError: the encoder judges no query.
     """
-    selector = answerer.selector
+    selector = answerer.frames
     features = selector.encode(video)
     selection = selector.select(features, query if selector.encoder is not None else None, k, max_side=IMAGE_SIDE)
     selection = dataclasses.replace(selection, frames=number_frames(selection.frames, selection.positions))

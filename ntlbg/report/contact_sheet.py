@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ntlbg.modeling_ntlbg.strata_ntlbg import STRATA
-from ntlbg.report.timeline import LIGHT
+from ntlbg.report.timeline import LIGHT, MARKS
 
 
 GAP = 12
@@ -33,7 +32,7 @@ def contact_sheet(
         frames: k uint8 arrays (H, W, 3); sizes may differ, each is fitted into a cell of the first frame's shape.
         labels: k short texts; one that is too long for its cell ends in an ellipsis.
         path: where to write it (format by suffix); None draws only.
-        strata: k stratum names; draws the circle, diamond or square of each before its label.
+        strata: k stratum names; draws the circle, diamond, square or triangle of each before its label.
         width: width of a cell in pixels.
         columns: cells per row; about as many columns as rows if None.
 
@@ -88,13 +87,15 @@ def _shortened(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFon
 
 
 def _mark(draw: ImageDraw.ImageDraw, stratum: str, x: int, y: int, size: int = 6) -> None:
-    if stratum not in STRATA:
-        raise ValueError(f"a stratum is one of {', '.join(STRATA)}, got {stratum!r}")
+    if stratum not in MARKS:
+        raise ValueError(f"a stratum is one of {', '.join(MARKS)}, got {stratum!r}")
     colour = LIGHT[stratum]
     if stratum == "relevance":
         draw.ellipse((x - size, y - size, x + size, y + size), fill=colour)
     elif stratum == "novelty":
         reach = size + 1
         draw.polygon([(x, y - reach), (x + reach, y), (x, y + reach), (x - reach, y)], fill=colour)
+    elif stratum == "given":
+        draw.polygon([(x, y - size), (x + size, y + size - 1), (x - size, y + size - 1)], fill=colour)
     else:
         draw.rectangle((x - size + 1, y - size + 1, x + size - 1, y + size - 1), fill=colour)

@@ -23,6 +23,7 @@ WHY = {
     "relevance": "it answers to the question",
     "novelty": "it is unlike the rest of the video",
     "coverage": "it stands for a stretch of the video",
+    "given": "another rule chose it",
 }
 
 
@@ -34,7 +35,7 @@ class Evidence:
         positions: int (k,), which candidate each representative is; sorted.
         seconds: float (k,), when each representative is shown.
         weights: float (k,), the share of the video each stands for; sums to 1.
-        strata: k names: "relevance", "novelty" or "coverage".
+        strata: k names: "relevance", "novelty", "coverage" or "given".
         picture_numbers: int (k,), presentation number of each representative's (first) picture, or None if unknown.
         candidate_seconds: float (T,).
         cells: int (T,), which representative (0..k-1) stands for each candidate.

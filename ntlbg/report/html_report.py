@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from ntlbg.modeling_ntlbg.strata_ntlbg import STRATA
 from ntlbg.plain_text import shown
 from ntlbg.report.evidence import WHY, Evidence
-from ntlbg.report.timeline import shape, timeline_svg
+from ntlbg.report.timeline import drawn_marks, shape, timeline_svg
 from ntlbg.selection.features import FrameSelection
 from ntlbg.selection.subtitles import Cue
 from ntlbg.tables import clock
@@ -207,7 +206,7 @@ def _section(number: int, question: ReportQuestion, evidence: Evidence, video: V
     parts.append(_notes([note for note in evidence.notes if note not in video.warnings]))
     drawn = timeline_svg(evidence, video.duration, f"Timeline of: {heading}", video.clip, question.moments)
     parts.append(f'<div class="scroll">{drawn}</div>')
-    parts.append(_key())
+    parts.append(_key(evidence.strata))
     parts.append(f"<h3>{len(evidence.positions)} representative {evidence.unit}s</h3>")
     sheet = _sheet(question, evidence)
     table = _table(evidence, video)
@@ -220,8 +219,8 @@ def _section(number: int, question: ReportQuestion, evidence: Evidence, video: V
     return "\n".join(part for part in parts if part)
 
 
-def _key() -> str:
-    items = "".join(f"<li>{_icon(stratum)}{stratum}: {WHY[stratum]}</li>" for stratum in STRATA)
+def _key(strata: Sequence[str]) -> str:
+    items = "".join(f"<li>{_icon(stratum)}{stratum}: {WHY[stratum]}</li>" for stratum in drawn_marks(strata))
     return f'<ul class="key">{items}<li>band: context window, the denser the heavier</li></ul>'
 
 

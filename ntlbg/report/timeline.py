@@ -23,8 +23,10 @@ CURVE = 74
 GAP = 14
 
 # Okabe-Ito colours, darkened for white paper and lightened for a dark screen; contrast >= 3:1 on either ground.
-LIGHT = {"relevance": "#c04a00", "novelty": "#a5417f", "coverage": "#0068a8"}
-DARK = {"relevance": "#ff9a52", "novelty": "#e79fca", "coverage": "#6cbcf0"}
+LIGHT = {"relevance": "#c04a00", "novelty": "#a5417f", "coverage": "#0068a8", "given": "#4f6228"}
+DARK = {"relevance": "#ff9a52", "novelty": "#e79fca", "coverage": "#6cbcf0", "given": "#b9d08b"}
+# What another rule chose has no stratum of ours: a lane of its own, in place of the three.
+MARKS = (*STRATA, "given")
 
 STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400)
 
@@ -37,7 +39,7 @@ STYLE = (
     ".tl .moment{fill:var(--relevance)}"
     ".tl .tick{stroke:var(--dim);fill:none}.tl .curve{stroke:var(--ink);fill:none;stroke-width:1.3;"
     "stroke-linejoin:round}.tl .edge{stroke:var(--ground);stroke-width:1}"
-    + "".join(f".tl .{name}{{fill:var(--{name})}}" for name in STRATA)
+    + "".join(f".tl .{name}{{fill:var(--{name})}}" for name in MARKS)
 )
 
 
@@ -50,9 +52,10 @@ def timeline_svg(
 ) -> str:
     """Draw one choice as a self-contained inline SVG of 960 units' width.
 
-    Top to bottom: one lane per stratum with its representatives (circle, diamond, square), the band of context windows
-    (a window is as opaque as its representative's weight), the candidates as ticks, the relevance curve (when there is
-    one) and the Mahalanobis curve with the representatives marked on them, and the time axis.
+    Top to bottom: one lane per stratum with its representatives (circle, diamond, square; for another rule's one
+    lane of triangles), the band of context windows (a window is as opaque as its representative's weight), the
+    candidates as ticks, the relevance curve (when there is one) and the Mahalanobis curve with the representatives
+    marked on them, and the time axis.
 
     Args:
         evidence: the choice.
@@ -77,7 +80,7 @@ def timeline_svg(
     if moments:
         parts.append(_left_label(f"moment{_s(len(moments))} ({len(moments)})", y + LANE / 2))
         y += LANE
-    for stratum in STRATA:
+    for stratum in drawn_marks(evidence.strata):
         lanes[stratum] = y + LANE / 2
         parts.append(f'<path class="rule" d="M{LEFT} {y + LANE / 2:.1f}H{WIDTH - RIGHT}"/>')
         parts.append(_lane_label(stratum, evidence.strata.count(stratum), y + LANE / 2))
@@ -115,7 +118,7 @@ def timeline_svg(
     total = len(evidence.candidate_seconds)
     summary = (
         f"{len(evidence.positions)} of {total} candidate {evidence.unit}s: "
-        + ", ".join(f"{evidence.strata.count(name)} by {name}" for name in STRATA)
+        + ", ".join(f"{evidence.strata.count(name)} by {name}" for name in drawn_marks(evidence.strata))
         + f"; the video lasts {clock(lasts, tenths=True)}."
     )
     return (
@@ -125,7 +128,8 @@ def timeline_svg(
 
 
 def shape(stratum: str, x: float, y: float, size: float) -> str:
-    """The mark of a stratum as an SVG element: a circle (relevance), a diamond (novelty), a square (coverage)."""
+    """The mark of a stratum as an SVG element: a circle (relevance), a diamond (novelty), a square (coverage), a
+    triangle (given)."""
     if stratum == "relevance":
         return f'<circle class="relevance edge" cx="{x:.1f}" cy="{y:.1f}" r="{size:.1f}"/>'
     if stratum == "novelty":
@@ -140,7 +144,17 @@ def shape(stratum: str, x: float, y: float, size: float) -> str:
             f'<rect class="coverage edge" x="{x - half:.1f}" y="{y - half:.1f}" width="{2 * half:.1f}" '
             f'height="{2 * half:.1f}"/>'
         )
-    raise ValueError(f"a stratum is one of {', '.join(STRATA)}, got {stratum!r}")
+    if stratum == "given":
+        return (
+            f'<path class="given edge" d="M{x:.1f} {y - size:.1f}l{size * 1.1:.1f} {size * 1.9:.1f}'
+            f'h{-size * 2.2:.1f}z"/>'
+        )
+    raise ValueError(f"a stratum is one of {', '.join(MARKS)}, got {stratum!r}")
+
+
+def drawn_marks(strata: Sequence[str]) -> tuple[str, ...]:
+    """The marks that a picture of these strata explains."""
+    return ("given",) if "given" in strata else STRATA
 
 
 def time_ticks(end: float, most: int = 9, start: float = 0.0) -> tuple[list[float], bool]:

@@ -20,6 +20,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedC
 from ntlbg.configuration.configuration_ntlbg import SUPPORTED_BASES
 from ntlbg.errors import InputError
 from ntlbg.modeling_ntlbg.modeling_ntlbg import NTLBGForConditionalGeneration
+from ntlbg.modeling_ntlbg.scorer_ntlbg import cosines_to, scorer_k, scorer_query
 from ntlbg.modeling_ntlbg.selection_ntlbg import Selection
 from ntlbg.processors.first_look_ntlbg import SCORER_DECODE_SIDE
 from ntlbg.processors.processing_ntlbg import NTLBGProcessor
@@ -27,6 +28,7 @@ from ntlbg.processors.video_download_ntlbg import downloaded
 from ntlbg.processors.video_source_ntlbg import CandidateFrames, VideoLimits
 from ntlbg.selection.api import NOTHING_RELEVANT, FrameSelector
 from ntlbg.selection.chat import transcript
+from ntlbg.selection.choosing import OURS, check_selector, given_selection
 from ntlbg.selection.encoders import DEFAULT_ENCODER, LOADING_ERRORS, needs_own_code, reason_of
 from ntlbg.selection.features import CandidateFeatures, FrameSelection
 from ntlbg.selection.subtitles import Cue, Subtitles
@@ -98,6 +100,8 @@ class VideoAnswerer:
         model: in evaluation mode.
         processor: its processor.
         max_new_tokens: longest answer.
+        selector: the rule that chooses, of `choosing.SELECTORS`; the published ones see the same descriptors as ours,
+            and the trained relevance or the scorer's cosines.
         candidate_fps, max_candidates: the processor's own if None.
     """
 
@@ -107,12 +111,14 @@ class VideoAnswerer:
         processor: NTLBGProcessor,
         *,
         max_new_tokens: int = 128,
+        selector: str = OURS,
         candidate_fps: float | None = None,
         max_candidates: int | None = None,
     ):
         self.model = model.eval()
         self.processor = processor
         self.max_new_tokens = max_new_tokens
+        self.selector = check_selector(selector)
         sampling = {"candidate_fps": candidate_fps, "max_candidates": max_candidates}
         self.sampling = {name: value for name, value in sampling.items() if value is not None}
 
@@ -177,7 +183,13 @@ class VideoAnswerer:
                 if budget is not None:
                     k = self._groups_within(opened.candidates, budget)
                 query = self.processor.scorer_query(question).to(self.model.device)
-                selection = self.model.select(**opened.seen, **query, num_representatives=k)
+                if self.selector == OURS:
+                    selection = self.model.select(**opened.seen, **query, num_representatives=k)
+                else:
+                    looked = opened.seen["scorer_features"]
+                    scores = cosines_to(looked, scorer_query(self.model.scorer, query))
+                    k = scorer_k(self.model.config, len(looked), k, None)
+                    selection = self._given(looked, opened.seen["group_timestamps"], k, scores)
             with _timed(timings, "read the chosen"):
                 told, notes = opened.told_at(selection.timestamps)
                 inputs = self._inputs(opened.source, question, selection, transcript(told or []))
@@ -192,10 +204,19 @@ class VideoAnswerer:
                     inputs["num_representatives"] = self.model.representatives_for(grid, k, budget)
                 except ValueError as error:
                     raise ModelError(str(error)) from error
+                if self.selector != OURS:
+                    features, k = opened.seen["video_features"][0], inputs.pop("num_representatives")
+                    scores = None
+                    if self.model.config.selector_trained:
+                        query = inputs["query_input_ids"], inputs.get("query_attention_mask")
+                        scores = self.model.relevance_logits(features, *query)[0]
+                    selection = self._given(features.descriptors, inputs["group_timestamps"], k, scores)
+                    inputs["selection"] = [selection]
                 told, notes = None, []
                 if opened.subtitles is not None:
                     # What is told may depend on what is chosen, so the choice comes before the prompt.
-                    selection = self.model.select(**inputs)
+                    if self.selector == OURS:
+                        selection = self.model.select(**inputs)
                     told, notes = opened.told_at(selection.timestamps)
                     inputs = self._inputs(opened.candidates, question, said=transcript(told))
                     inputs.pop("pixel_values_videos")
@@ -207,6 +228,16 @@ class VideoAnswerer:
         new = output.sequences[0, inputs["input_ids"].shape[1] :]
         text = self.processor.tokenizer.decode(new, skip_special_tokens=True).strip()
         return text, output.selections[0], told, notes
+
+    def _given(self, descriptors: torch.Tensor, seconds: torch.Tensor, k: int, scores: torch.Tensor | None):
+        return given_selection(
+            self.selector,
+            descriptors,
+            seconds,
+            k,
+            scores,
+            temporal_patch_size=self.processor.video_processor.temporal_patch_size,
+        )
 
     def _groups_within(self, candidates: CandidateFrames, budget: int) -> int:
         """The largest number of groups whose full-size pictures fit into `budget` visual tokens."""
@@ -257,7 +288,7 @@ class OpenVideo:
         text, selection, told, notes = self.answerer._generate(self, question, k, max_visual_tokens, timings)
         pictures = torch.as_tensor(self.candidates.indices)
         selection = replace(selection.to("cpu"), query=question, frames_indices=pictures)
-        if selection.relevance is not None and "relevance" not in selection.strata:
+        if self.answerer.selector == OURS and selection.relevance is not None and "relevance" not in selection.strata:
             notes = [NOTHING_RELEVANT, *notes]
         selection.notes = [*selection.notes, *notes]
         shown = selection.candidate_indices
@@ -285,14 +316,19 @@ class ImageAnswerer:
 
     Args:
         model, processor: of transformers, with a chat template.
-        selector: chooses the frames; its encoder may be None, then they stand for the video as a whole.
+        frames: looks at the video and chooses the frames; its encoder may be None, then they stand for the video as a
+            whole.
         max_new_tokens: longest answer.
+        selector: the rule that chooses, of `choosing.SELECTORS`.
     """
 
-    def __init__(self, model: Any, processor: Any, selector: FrameSelector, *, max_new_tokens: int = 128):
+    def __init__(
+        self, model: Any, processor: Any, frames: FrameSelector, *, max_new_tokens: int = 128, selector: str = OURS
+    ):
         self.model = model.eval()
         self.processor = processor
-        self.selector = selector
+        self.frames = frames
+        self.selector = check_selector(selector)
         self.max_new_tokens = max_new_tokens
 
     def open(
@@ -311,7 +347,7 @@ class ImageAnswerer:
         subtitles = None if subtitles is None else Subtitles.of(subtitles)
         timings: dict[str, float] = {}
         with _timed(timings, "look at the candidates"):
-            features = self.selector.encode(video)
+            features = self.frames.encode(video)
         return OpenImages(self, features, timings, subtitles, subtitle_seconds)
 
     @torch.no_grad()
@@ -349,11 +385,17 @@ class OpenImages:
                 "a budget of visual tokens needs an NTLBG model or one of its bases "
                 f"({', '.join(SUPPORTED_BASES)}); give -k instead of --max-visual-tokens"
             )
-        selector = self.answerer.selector
+        frames = self.answerer.frames
         timings: dict[str, float] = {}
         with _timed(timings, "choose and read the frames"):
-            query = None if selector.encoder is None else question
-            selection = selector.select(self.candidates, query, IMAGES if k is None else k, max_side=IMAGE_SIDE)
+            query = None if frames.encoder is None else question
+            selection = frames.select(
+                self.candidates,
+                query,
+                IMAGES if k is None else k,
+                selector=self.answerer.selector,
+                max_side=IMAGE_SIDE,
+            )
             if query is None:
                 selection.warnings.append("The question was not used to choose the frames: there is no encoder.")
         told = None
@@ -373,6 +415,7 @@ def load_answerer(
     device: str | torch.device | None = None,
     trust_remote_code: bool = False,
     max_new_tokens: int = 128,
+    selector: str = OURS,
     candidate_fps: float | None = None,
     max_candidates: int | None = None,
     cache_dir: str | os.PathLike | bool | None = None,
@@ -389,7 +432,7 @@ def load_answerer(
             frames stand for the video as a whole.
         device: a GPU if there is one, else the CPU.
         trust_remote_code: run code that comes with a model that is neither, be it from the Hub or in a folder.
-        max_new_tokens, candidate_fps, max_candidates: see the answerers.
+        max_new_tokens, selector, candidate_fps, max_candidates: see the answerers.
         cache_dir: see `FrameSelector`; only a model that gets images uses one.
         limits: what a video may cost, see `VideoLimits`.
 
@@ -398,7 +441,7 @@ def load_answerer(
     """
     limits = limits or VideoLimits()
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    options = {"max_new_tokens": max_new_tokens}
+    options = {"max_new_tokens": max_new_tokens, "selector": check_selector(selector)}
     sampling = {"candidate_fps": candidate_fps, "max_candidates": max_candidates}
     given = {option: value for option, value in sampling.items() if value is not None}
     with _load_errors(name):
@@ -416,9 +459,9 @@ def load_answerer(
         processor.video_processor.limits = limits
         return VideoAnswerer(model.to(device), processor, **options, **sampling)
     judge = None if encoder == "none" else encoder or DEFAULT_ENCODER
-    selector = FrameSelector(judge, device=device, limits=limits, cache_dir=cache_dir, **given)
+    frames = FrameSelector(judge, device=device, limits=limits, cache_dir=cache_dir, **given)
     if model_type in SUPPORTED_BASES:
-        scorer = selector.encoder
+        scorer = frames.encoder
         with _load_errors(name):
             model = NTLBGForConditionalGeneration.from_base(
                 name, scorer=None if scorer is None else scorer.model, dtype="auto", trust_remote_code=False
@@ -435,7 +478,7 @@ def load_answerer(
         model = AutoModelForImageTextToText.from_pretrained(name, dtype="auto", trust_remote_code=trust_remote_code)
         processor = AutoProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
         _check_chat_template(processor, name)
-    return ImageAnswerer(model.to(device), processor, selector, **options)
+    return ImageAnswerer(model.to(device), processor, frames, **options)
 
 
 @contextmanager

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ntlbg.modeling_ntlbg.scorer_ntlbg import pieces_notes, relevance_to
+from ntlbg.modeling_ntlbg.scorer_ntlbg import cosines_to, pieces_notes, relevance_to
 from ntlbg.modeling_ntlbg.strata_ntlbg import STRATA, select_representatives
 from ntlbg.processors.video_decoding_ntlbg import VideoLimits, decode_candidates, decode_frames
 from ntlbg.processors.video_download_ntlbg import downloaded
 from ntlbg.processors.video_reader_ntlbg import SCANS
 from ntlbg.processors.video_source_ntlbg import CandidateFrames, is_encoded_source, is_image_files, unclipped
+from ntlbg.selection.choosing import OURS, check_selector, given_selection
 from ntlbg.selection.descriptors import describe_frames
 from ntlbg.selection.encoders import DEFAULT_ENCODER, DualEncoder, EncoderError
 from ntlbg.selection.feature_cache import DEFAULT_MAX_BYTES, FeatureCache, default_cache_dir, encoder_fingerprint
@@ -178,6 +179,7 @@ class FrameSelector:
         query: str | None = None,
         k: int = 16,
         *,
+        selector: str = OURS,
         max_side: int | None = None,
         with_frames: bool = True,
     ) -> FrameSelection:
@@ -187,14 +189,17 @@ class FrameSelector:
             video: whatever `encode` takes, or what `encode` returned.
             query: the bare question; None chooses for the video as a whole.
             k: number of frames.
+            selector: the rule that chooses, of `choosing.SELECTORS`; the published ones see the plain cosines.
             max_side: longest side in pixels of the returned frames; their full size if None.
             with_frames: decode the chosen pictures again at that size; False leaves `frames` None.
 
         Raises:
             EncoderError: there is a query but no encoder, or the features come from another encoder.
+            InputError: an unknown selector, or one that ranks by a query and there is none.
             VideoError: the video cannot be read.
             ValueError: k is below 1, or the query is empty.
         """
+        check_selector(selector)
         if k < 1:
             raise ValueError(f"k is the number of frames to choose, at least 1, got {k}")
         if query is not None and not query.strip():
@@ -211,7 +216,7 @@ class FrameSelector:
                 f"has {'none' if self.encoder is None else self.encoder.name}; encode the video again with it"
             )
         warnings = list(features.warnings)
-        relevance = None
+        relevance = cosines = None
         if query is not None:
             pieces = self.encoder.encode_text(query)
             if pieces.shape[-1] != features.descriptors.shape[-1]:
@@ -221,6 +226,7 @@ class FrameSelector:
                     f"{DEFAULT_ENCODER}"
                 )
             relevance = relevance_to(features.descriptors, pieces)
+            cosines = cosines_to(features.descriptors, pieces)
             warnings += pieces_notes(len(pieces))
         count = len(features.candidate_indices)
         if count < k:
@@ -231,11 +237,17 @@ class FrameSelector:
                 remedy = "a higher max_candidates gives more"
             warnings.append(f"{k} frames were asked for, but there are {count} candidates; {remedy}.")
         durations = torch.from_numpy(features.candidate_durations)
-        chosen = select_representatives(features.descriptors, k, durations=durations, relevance=relevance)
+        if selector == OURS:
+            chosen = select_representatives(features.descriptors, k, durations=durations, relevance=relevance)
+            strata = [STRATA[int(stratum)] for stratum in chosen.strata]
+            if query is not None and "relevance" not in strata:
+                warnings.append(NOTHING_RELEVANT)
+        else:
+            seconds = torch.from_numpy(features.candidate_seconds)
+            chosen = given_selection(selector, features.descriptors, seconds, k, cosines, durations=durations)
+            strata = chosen.strata
+            warnings += chosen.notes
         positions = _numpy(chosen.indices, np.int64)
-        strata = [STRATA[int(stratum)] for stratum in chosen.strata]
-        if query is not None and "relevance" not in strata:
-            warnings.append(NOTHING_RELEVANT)
         indices = features.candidate_indices[positions]
         frames = None
         if with_frames:
@@ -260,7 +272,7 @@ class FrameSelector:
             candidate_seconds=features.candidate_seconds,
             cells=_numpy(chosen.cells, np.int64),
             mahalanobis=_numpy(chosen.mahalanobis, np.float64),
-            relevance=None if relevance is None else _numpy(relevance, np.float64),
+            relevance=None if chosen.relevance is None else _numpy(chosen.relevance, np.float64),
             requested_k=k,
             query=query,
             encoder=features.encoder,
@@ -281,6 +293,7 @@ def select_frames(
     k: int = 16,
     *,
     encoder: str | DualEncoder | None = None,
+    selector: str = OURS,
     candidate_fps: float = 2.0,
     max_candidates: int = 768,
     scan: str = "auto",
@@ -302,6 +315,7 @@ def select_frames(
         k: number of frames (not groups); a video with fewer candidates gives them all.
         encoder: Hub name or local path of a dual encoder. None means SigLIP 2 base if there is a query, and the
             weight-free descriptor if not.
+        selector: the rule that chooses, of `ntlbg.selection.choosing.SELECTORS`: ours, or a published one beside it.
         candidate_fps, max_candidates, scan, device, batch_size, cache_dir: see `FrameSelector`.
         max_side: longest side in pixels of the returned frames; their full size if None.
         source_fps: rate of frames in memory; unknown, they are all candidates, timed at 24 per second.
@@ -316,7 +330,7 @@ def select_frames(
     """
     if encoder is None and query is not None:
         encoder = DEFAULT_ENCODER
-    selector = FrameSelector(
+    chooser = FrameSelector(
         encoder,
         candidate_fps=candidate_fps,
         max_candidates=max_candidates,
@@ -326,7 +340,8 @@ def select_frames(
         cache_dir=cache_dir,
         limits=limits,
     )
-    return selector.select(selector.encode(video, source_fps=source_fps), query, k, max_side=max_side)
+    features = chooser.encode(video, source_fps=source_fps)
+    return chooser.select(features, query, k, selector=selector, max_side=max_side)
 
 
 def _numpy(values: torch.Tensor, dtype: type) -> np.ndarray:

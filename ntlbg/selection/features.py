@@ -141,13 +141,14 @@ class FrameSelection:
         indices: int64 (k,), presentation numbers of the chosen pictures in the source; distinct and sorted.
         seconds: float64 (k,), their presentation times (true ones, also at a variable frame rate).
         weights: float64 (k,), the share of the video's time each stands for; sums to 1.
-        strata: k names: "relevance", "novelty" or "coverage".
+        strata: k names: "relevance", "novelty" or "coverage"; "given" where another rule chose.
         frames: uint8 (k, H, W, 3) RGB, or None when only indices were asked for.
         positions: int64 (k,), which candidates they are.
         candidate_indices, candidate_seconds: (N,), all candidates' picture numbers and times.
         cells: int64 (N,), which of the k stands for each candidate.
         mahalanobis: float64 (N,), squared distance of each candidate to the video's Gaussian.
-        relevance: float64 (N,), centred cosine of each candidate to the query, or None without a query.
+        relevance: float64 (N,), centred cosine of each candidate to the query (the plain one where another rule
+            chose), or None without a query.
         requested_k: how many frames were asked for; `k` is less where the video has fewer candidates.
         query, encoder: what was asked, and which dual encoder judged it (None: the weight-free descriptor).
         fps, total_num_frames, duration, height, width, name: of the source.
@@ -202,7 +203,7 @@ class FrameSelection:
         """A table: when, why, how much of the video, and which stretches each frame stands for."""
         counts = ", ".join(
             f"{self.strata.count(stratum)} {stratum}"
-            for stratum in ("relevance", "novelty", "coverage")
+            for stratum in ("relevance", "novelty", "coverage", "given")
             if stratum in self.strata
         )
         rows = [

@@ -30,6 +30,7 @@ NUMBERS = {"seconds": "k", "weights": "k", "candidate_seconds": "N", "mahalanobi
 _COUNTS = ("requested_k", "total_num_frames", "height", "width")
 _QUANTITIES = ("fps", "duration")
 _TEXTS = ("query", "encoder", "name")
+_NAMES = (*STRATA, "given")
 FIELDS = {*INTEGERS, *NUMBERS, *_COUNTS, *_QUANTITIES, *_TEXTS, "clip", "strata", "warnings"}
 # Written beside the fields: what follows from them, and what the commands add.
 _BESIDE = {"stands_for", "spoken", "timings"}
@@ -112,8 +113,8 @@ def _check_together(fields: dict[str, Any]) -> None:
             if fields[name] is not None and len(fields[name]) != expected:
                 raise _wrong(name, f"{expected} values", f"{len(fields[name])}")
     strata = fields["strata"]
-    if not isinstance(strata, list) or len(strata) != k or not all(stratum in STRATA for stratum in strata):
-        raise _wrong("strata", f"{k} of the names {', '.join(STRATA)}", strata)
+    if not isinstance(strata, list) or len(strata) != k or not all(stratum in _NAMES for stratum in strata):
+        raise _wrong("strata", f"{k} of the names {', '.join(_NAMES)}", strata)
     for name, bound in (("candidate_indices", fields["total_num_frames"]), ("positions", count)):
         values = fields[name]
         if values[0] < 0 or values[-1] >= bound or (np.diff(values) <= 0).any():

@@ -26,7 +26,7 @@ class Pool:
     Attributes:
         frames: (N, d) float32, unit rows.
         query: (d,) float64 unit vector, or None.
-        scores: s (N,) float64, cosine of each frame to the query, or None.
+        scores: s (N,) float64, cosine of each frame to the query or what was given in its place, or None.
         k: how many frames to choose, 1 <= k <= N.
         seed: of rules that draw.
         evidence: sorted distinct int64 indices of the frames that hold the answer, or None.
@@ -61,13 +61,16 @@ def selector(
 ) -> Callable[[Callable[..., Iterable[int]]], Selector]:
     """Give a rule, which maps a `Pool` to indices in its order of preference, the signature that all baselines have:
 
-        select(frames (N, d), query (d,) | None, k, *, seed=0, evidence=None, **options) -> (min(k, N),) int64
+        select(frames (N, d), query (d,) | None, k, *, scores=None, seed=0, evidence=None, **options)
+            -> (min(k, N),) int64
 
-    distinct and sorted. `frames` are unit rows in float32, `evidence` are indices of frames, `options` are the rule's
-    own keywords.
+    distinct and sorted. `frames` are unit rows in float32, `scores` (N,) stand in for the cosines to `query` where
+    something else has judged the frames, `evidence` are indices of frames, `options` are the rule's own keywords.
+    `select.needs_query` says whether the rule ranks frames by the question.
 
     Raises (as `InputError`, a `ValueError`): frames that are not finite unit rows, a query of another width or of
-    length 0, k < 1, or a query or evidence that the rule needs and did not get.
+    length 0, scores that are not one finite number a frame or come beside a query, k < 1, or a query or evidence that
+    the rule needs and did not get.
     """
 
     def decorate(rule: Callable[..., Iterable[int]]) -> Selector:
@@ -76,27 +79,36 @@ def selector(
             query: np.ndarray | None,
             k: int,
             *,
+            scores: np.ndarray | None = None,
             seed: int = 0,
             evidence: np.ndarray | None = None,
             **options,
         ) -> np.ndarray:
-            if needs_query and query is None:
+            if needs_query and query is None and scores is None:
                 raise InputError(f"`{rule.__name__}` ranks frames by a query, got query=None; pass a vector (d,)")
             if needs_evidence and evidence is None:
                 raise InputError(f"`{rule.__name__}` takes the evidence frames, got evidence=None; pass their indices")
-            pool = _checked(frames, query, k, seed, evidence)
+            pool = _checked(frames, query, k, scores, seed, evidence)
             if pool.k == pool.count:
                 return np.arange(pool.count)
             return pool.complete(rule(pool, **options))
 
         functools.update_wrapper(select, rule)
         del select.__wrapped__  # its signature is not the one to show
+        select.needs_query = needs_query
         return select
 
     return decorate
 
 
-def _checked(frames: np.ndarray, query: np.ndarray | None, k: int, seed: int, evidence: np.ndarray | None) -> Pool:
+def _checked(
+    frames: np.ndarray,
+    query: np.ndarray | None,
+    k: int,
+    scores: np.ndarray | None,
+    seed: int,
+    evidence: np.ndarray | None,
+) -> Pool:
     frames = np.ascontiguousarray(frames, dtype=np.float32)
     if frames.ndim != 2 or 0 in frames.shape:
         raise InputError(f"`frames` have the shape (N, d) with N, d >= 1, got {frames.shape}; pass one row per frame")
@@ -113,7 +125,15 @@ def _checked(frames: np.ndarray, query: np.ndarray | None, k: int, seed: int, ev
         raise InputError(f"`k` is a whole number of frames, got {k!r}") from None
     if k < 1:
         raise InputError(f"`k` is the number of frames to choose, at least 1, got {k}")
-    scores = None
+    if scores is not None:
+        if query is not None:
+            raise InputError("`scores` stand in for the cosines to `query`, got both; pass one of them")
+        scores = np.asarray(scores, dtype=np.float64)
+        if scores.shape != frames.shape[:1] or not np.isfinite(scores).all():
+            raise InputError(
+                f"`scores` are one finite number per frame, ({len(frames)},), got the shape {scores.shape}"
+                + (" with numbers that are not finite" if scores.shape == frames.shape[:1] else "")
+            )
     if query is not None:
         query = np.asarray(query, dtype=np.float64)
         if query.shape != frames.shape[1:]:

@@ -64,4 +64,6 @@ def strata(pool: Pool, **options) -> np.ndarray:
     relevance = None
     if pool.query is not None:
         relevance = relevance_to(frames, torch.from_numpy(pool.query))
+    elif pool.scores is not None:
+        relevance = torch.from_numpy(pool.scores)
     return select_representatives(frames, pool.k, relevance=relevance, **options).indices.numpy()
