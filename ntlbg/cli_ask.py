@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from argparse import RawDescriptionHelpFormatter
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from ntlbg.cli_common import (
     add_subtitle_options,
     check_device,
     check_outputs,
+    positive_float,
     positive_int,
     print_notes,
     quiet_libraries,
@@ -26,7 +28,10 @@ from ntlbg.plain_text import printable
 
 
 if TYPE_CHECKING:
-    from ntlbg.selection.answering import Answer
+    from ntlbg.processors.video_source_ntlbg import VideoLimits
+    from ntlbg.selection.answering import Answer, FrameAnswerer, VideoAnswerer
+    from ntlbg.selection.chat_server import ChatServer
+    from ntlbg.selection.features import FrameSelection
 
 
 EPILOG = """\
@@ -35,15 +40,19 @@ examples:
   ntlbg ask trip.mp4 "Where do they eat?" "Who drives?" --model Qwen/Qwen2-VL-7B-Instruct --max-visual-tokens 8192
   ntlbg ask talk.mp4 "Who is thanked?" --model Qwen/Qwen2-VL-7B-Instruct --subtitles talk.vtt
   ntlbg ask trip.mp4 "Who drives?" --model ./some-vlm --encoder none --report trip.html
+  ntlbg ask trip.mp4 "Who drives?" --server http://127.0.0.1:8000/v1 --server-model Qwen/Qwen3-VL-8B-Instruct -k 16
 
 The video is looked at once, however many questions there are. -k counts groups for NTLBG checkpoints and for plain
 Qwen2-VL, Qwen2.5-VL and Qwen3-VL (a group is two frames), and frames for any other model, which gets them as images.
+So does a server that speaks OpenAI's protocol (vLLM, SGLang, transformers serve, ...): frames are chosen here and sent
+as JPEG, each after its time. A key, if it wants one, comes from an environment variable. Proxies are not used.
 """
 
 NO_MODEL = (
     "ask needs --model: the embedded ntlbg-tiny knows only the procedural world it was trained on (`make demo`) and "
-    "nothing of real footage, so give a folder or a Hub name such as Qwen/Qwen2-VL-7B-Instruct"
+    "nothing of real footage, so give a folder or a Hub name such as Qwen/Qwen2-VL-7B-Instruct, or --server"
 )
+DEFAULT_TIMEOUT = 600.0
 
 
 def add_command(commands: argparse._SubParsersAction) -> None:
@@ -57,7 +66,21 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     )
     add_source_options(parser)
     parser.add_argument("questions", metavar="QUESTION", nargs="+", help="one or more questions")
-    parser.add_argument("--model", metavar="NAME|DIR", help="an NTLBG checkpoint or another vision-language model")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--model", metavar="NAME|DIR", help="an NTLBG checkpoint or another vision-language model")
+    where.add_argument("--server", metavar="URL", help="or a server that answers, such as http://127.0.0.1:8000/v1")
+    served = parser.add_argument_group("a model on a server")
+    served.add_argument("--server-model", metavar="NAME", help="the name that --server knows the model by")
+    served.add_argument("--server-key-env", metavar="VAR", help="environment variable that holds its key")
+    served.add_argument(
+        "--server-timeout",
+        type=positive_float,
+        metavar="S",
+        help=f"seconds that an answer may take (default: {DEFAULT_TIMEOUT:g})",
+    )
+    served.add_argument(
+        "--selection", metavar="FILE", help="send the frames of `ntlbg select --json FILE` instead of choosing some"
+    )
     amount = parser.add_mutually_exclusive_group()
     amount.add_argument(
         "-k",
@@ -91,49 +114,117 @@ def run(args: argparse.Namespace) -> None:
     """Look once, answer each question, print, write.
 
     Raises:
-        UsageError, ModelError, VideoError, EncoderError: see their messages.
+        UsageError, ModelError, ServerError, SelectionError, VideoError, EncoderError: see their messages.
     """
-    if args.model is None:
-        raise UsageError(NO_MODEL)
+    server = _server(args)
     check_outputs(args)
     if not all(question.strip() for question in args.questions):
         raise UsageError("a question is empty; ask something")
     subtitles = read_subtitles(args)
+    selection = _selection(args)
     check_device(args.device)
     limits = limits_of(args)
     source = source_of(args, limits, args.quiet)
     check_video(source, limits)
     quiet_libraries()
 
-    from ntlbg.selection.answering import load_answerer
     from ntlbg.selection.choosing import check_selector
 
     check_selector(args.selector)
 
+    first = "load the model" if server is None else "reach the server"
     stages = Stages(2 + len(args.questions), args.quiet)
     try:
-        with stages("load the model"):
-            answerer = load_answerer(
-                args.model,
-                encoder=args.encoder,
-                device=args.device,
-                trust_remote_code=args.trust_remote_code,
-                max_new_tokens=args.max_new_tokens,
-                selector=args.selector,
-                candidate_fps=args.candidate_fps,
-                max_candidates=args.max_candidates,
-                cache_dir=args.cache,
-                limits=limits,
-            )
+        with stages(first):
+            answerer = _answerer(args, server, selection, limits)
         with stages("look at the video"):
-            opened = answerer.open(source, subtitles, args.subtitle_seconds)
+            if selection is None:
+                opened = answerer.open(source, subtitles, args.subtitle_seconds)
+            else:
+                opened = answerer.open_selection(source, selection, subtitles, args.subtitle_seconds)
         answers = []
         for number, question in enumerate(args.questions, start=1):
             with stages(f"question {number} of {len(args.questions)}"):
                 answers.append(opened.ask(question, args.k, args.max_visual_tokens))
     finally:
         stages.close()
-    _write(args, opened.candidates, answers, {"load the model": stages.timings["load the model"], **opened.timings})
+    _write(args, opened.candidates, answers, {first: stages.timings[first], **opened.timings})
+
+
+def _server(args: argparse.Namespace) -> ChatServer | None:
+    """What --server and its options name.
+
+    Raises:
+        UsageError: there is neither a model nor a server, or an option has nothing to go with.
+        ServerError: the address, the name or the key cannot be used.
+    """
+    if args.server is None:
+        for option in ("server_model", "server_key_env", "server_timeout", "selection"):
+            if getattr(args, option) is not None:
+                raise UsageError(f"--{option.replace('_', '-')} goes with --server URL")
+        if args.model is None:
+            raise UsageError(NO_MODEL)
+        return None
+    if args.server_model is None:
+        raise UsageError("--server needs --server-model NAME: the name that it knows the model by")
+    if args.trust_remote_code:
+        raise UsageError("--trust-remote-code is for a --model that runs here; drop it")
+    if args.max_visual_tokens is not None:
+        raise UsageError("what a server's model makes of a frame is not known here; give -k, not --max-visual-tokens")
+    key = None if args.server_key_env is None else os.environ.get(args.server_key_env, "")
+    if key == "":
+        raise UsageError(f"--server-key-env: the environment variable {args.server_key_env!r} is not set; export it")
+
+    from ntlbg.selection.chat_server import ChatServer
+
+    return ChatServer(args.server, args.server_model, key, args.server_timeout or DEFAULT_TIMEOUT)
+
+
+def _selection(args: argparse.Namespace) -> FrameSelection | None:
+    """The frames of --selection.
+
+    Raises:
+        UsageError: an option would choose others. SelectionError: it cannot be read.
+    """
+    if args.selection is None:
+        return None
+    from ntlbg.selection.choosing import OURS
+    from ntlbg.selection.features import FrameSelection
+
+    for option, value in (
+        ("-k", args.k),
+        ("--encoder", args.encoder),
+        ("--selector", None if args.selector == OURS else args.selector),
+        ("--candidate-fps", args.candidate_fps),
+        ("--max-candidates", args.max_candidates),
+        ("--start", args.start),
+        ("--end", args.end),
+    ):
+        if value is not None:
+            raise UsageError(f"{option} chooses frames, but those of --selection {args.selection!r} are chosen")
+    return FrameSelection.load(args.selection)
+
+
+def _answerer(
+    args: argparse.Namespace, server: ChatServer | None, selection: FrameSelection | None, limits: VideoLimits
+) -> VideoAnswerer | FrameAnswerer:
+    options = {
+        "encoder": args.encoder if selection is None else "none",
+        "device": args.device,
+        "max_new_tokens": args.max_new_tokens,
+        "selector": args.selector,
+        "candidate_fps": args.candidate_fps,
+        "max_candidates": args.max_candidates,
+        "cache_dir": args.cache,
+        "limits": limits,
+    }
+    if server is not None:
+        from ntlbg.selection.server_answering import load_server_answerer
+
+        return load_server_answerer(server, **options)
+    from ntlbg.selection.answering import load_answerer
+
+    return load_answerer(args.model, trust_remote_code=args.trust_remote_code, **options)
 
 
 def describe(answer: Answer, looked_at: tuple[float, float]) -> str:
@@ -175,7 +266,8 @@ def _write(args: argparse.Namespace, candidates, answers: list[Answer], timings:
     if args.json is not None:
         content = {
             "video": candidates.name,
-            "model": args.model,
+            "model": args.model or args.server_model,
+            "server": args.server,
             "warnings": list(candidates.warnings),
             "timings": timings,
             "answers": [answer.to_dict() for answer in answers],
@@ -203,7 +295,9 @@ def _write(args: argparse.Namespace, candidates, answers: list[Answer], timings:
             args.report,
             video=VideoFacts.of(candidates),
             questions=questions,
-            command=f"ntlbg ask --model {args.model}",
+            command=f"ntlbg ask --model {args.model}"
+            if args.server is None
+            else f"ntlbg ask --server {args.server} --server-model {args.server_model}",
         )
         if args.json != "-":
             print("\n" + "\n".join(f"wrote {path}" for path in paths))

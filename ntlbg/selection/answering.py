@@ -1,7 +1,8 @@
 """Many questions to one video: look once, choose per question, let a language model answer from what was chosen.
 
 `VideoAnswerer` drives NTLBG checkpoints and plain bases of the families that NTLBG knows (k counts groups);
-`ImageAnswerer` drives any other vision-language model of transformers through its images (k counts frames).
+`ImageAnswerer` drives any other vision-language model of transformers through its images (k counts frames);
+`server_answering` one behind a server.
 """
 
 from __future__ import annotations
@@ -144,18 +145,18 @@ class VideoAnswerer:
         timings: dict[str, float] = {}
         # once, for both looks
         video = downloaded(video, self.processor.video_processor.limits)
-        with _timed(timings, "decode candidates"):
+        with timed(timings, "decode candidates"):
             # The scorer looks at small pictures; the large ones are read again for the chosen groups alone.
             side = {"max_side": SCORER_DECODE_SIDE} if self.two_looks else {}
             candidates = self.processor.video_processor.fetch(video, **side, **self.sampling)[0]
         if self.two_looks:
-            with _timed(timings, "encode candidates"):
+            with timed(timings, "encode candidates"):
                 look = self.processor.first_look(candidates).to(self.model.device)
                 seen = {name: look[name] for name in ("group_timestamps", "frames_indices")}
                 seen["scorer_features"] = self.model.encode_for_scorer(**look)
         else:
             inputs = self._inputs(candidates, "")
-            with _timed(timings, "encode candidates"):
+            with timed(timings, "encode candidates"):
                 seen = {"video_features": self.model.encode_video(**inputs)}
         return OpenVideo(self, video, candidates, seen, timings, subtitles, subtitle_seconds)
 
@@ -177,7 +178,7 @@ class VideoAnswerer:
         self, opened: OpenVideo, question: str, k: int | None, budget: int | None, timings: dict[str, float]
     ) -> tuple[str, Selection, list[list[Cue]] | None, list[str]]:
         if self.two_looks:
-            with _timed(timings, "choose"):
+            with timed(timings, "choose"):
                 if k is None and budget is None:
                     budget = self.model.config.max_visual_tokens
                 if budget is not None:
@@ -190,12 +191,12 @@ class VideoAnswerer:
                     scores = cosines_to(looked, scorer_query(self.model.scorer, query))
                     k = scorer_k(self.model.config, len(looked), k, None)
                     selection = self._given(looked, opened.seen["group_timestamps"], k, scores)
-            with _timed(timings, "read the chosen"):
+            with timed(timings, "read the chosen"):
                 told, notes = opened.told_at(selection.timestamps)
                 inputs = self._inputs(opened.source, question, selection, transcript(told or []))
             inputs["selection"] = [selection]
         else:
-            with _timed(timings, "prepare the prompt"):
+            with timed(timings, "prepare the prompt"):
                 inputs = self._inputs(opened.candidates, question)
                 inputs.pop("pixel_values_videos")
                 inputs.update(opened.seen)
@@ -221,7 +222,7 @@ class VideoAnswerer:
                     inputs = self._inputs(opened.candidates, question, said=transcript(told))
                     inputs.pop("pixel_values_videos")
                     inputs.update(opened.seen, selection=[selection])
-        with _timed(timings, "answer"):
+        with timed(timings, "answer"):
             output = self.model.generate(
                 **inputs, return_selection=True, max_new_tokens=self.max_new_tokens, do_sample=False
             )
@@ -311,25 +312,18 @@ class OpenVideo:
         return self.subtitles.told_at(seconds.tolist(), video.duration, self.subtitle_seconds, video.clip)
 
 
-class ImageAnswerer:
-    """Any vision-language model of transformers that takes several images, behind a `FrameSelector`.
+class FrameAnswerer:
+    """A vision-language model that takes several images, behind a `FrameSelector`; `reply` says where the model is.
 
     Args:
-        model, processor: of transformers, with a chat template.
         frames: looks at the video and chooses the frames; its encoder may be None, then they stand for the video as a
             whole.
-        max_new_tokens: longest answer.
         selector: the rule that chooses, of `choosing.SELECTORS`.
     """
 
-    def __init__(
-        self, model: Any, processor: Any, frames: FrameSelector, *, max_new_tokens: int = 128, selector: str = OURS
-    ):
-        self.model = model.eval()
-        self.processor = processor
+    def __init__(self, frames: FrameSelector, *, selector: str = OURS):
         self.frames = frames
         self.selector = check_selector(selector)
-        self.max_new_tokens = max_new_tokens
 
     def open(
         self, video: Any, subtitles: str | Subtitles | None = None, subtitle_seconds: float | None = None
@@ -346,9 +340,61 @@ class ImageAnswerer:
         """
         subtitles = None if subtitles is None else Subtitles.of(subtitles)
         timings: dict[str, float] = {}
-        with _timed(timings, "look at the candidates"):
+        with timed(timings, "look at the candidates"):
             features = self.frames.encode(video)
         return OpenImages(self, features, timings, subtitles, subtitle_seconds)
+
+    def reply(
+        self, selection: FrameSelection, question: str, subtitles: Subtitles | None, subtitle_seconds: float | None
+    ) -> str:
+        """The model's answer from the chosen frames, which have their pictures."""
+        raise NotImplementedError
+
+    def answer_from(
+        self,
+        selection: FrameSelection,
+        question: str,
+        subtitles: Subtitles | None,
+        subtitle_seconds: float | None,
+        timings: dict[str, float],
+    ) -> Answer:
+        """One answer with its evidence, from chosen frames.
+
+        Raises:
+            ModelError: the question is empty.
+        """
+        _check_question(question)
+        told = None
+        if subtitles is not None:
+            told, notes = selection.spoken(subtitles, subtitle_seconds)
+            selection = replace(selection, warnings=[*selection.warnings, *notes])
+        with timed(timings, "answer"):
+            text = self.reply(selection, question, subtitles, subtitle_seconds)
+        return Answer(question, text, selection, list(selection.frames), selection.k, timings, told)
+
+
+class ImageAnswerer(FrameAnswerer):
+    """Any vision-language model of transformers that takes several images.
+
+    Args:
+        model, processor: of transformers, with a chat template.
+        frames, selector: see `FrameAnswerer`.
+        max_new_tokens: longest answer.
+    """
+
+    def __init__(
+        self, model: Any, processor: Any, frames: FrameSelector, *, max_new_tokens: int = 128, selector: str = OURS
+    ):
+        super().__init__(frames, selector=selector)
+        self.model = model.eval()
+        self.processor = processor
+        self.max_new_tokens = max_new_tokens
+
+    def reply(
+        self, selection: FrameSelection, question: str, subtitles: Subtitles | None, subtitle_seconds: float | None
+    ) -> str:
+        """The model's answer from the chosen frames, each shown as an image after its time."""
+        return self._generate(selection.messages(question, subtitles=subtitles, subtitle_seconds=subtitle_seconds))
 
     @torch.no_grad()
     def _generate(self, messages: list[dict], **options) -> str:
@@ -365,9 +411,9 @@ class ImageAnswerer:
 
 @dataclass
 class OpenImages:
-    """A video that was looked at for one answerer; see `ImageAnswerer.open`."""
+    """A video that was looked at for one answerer; see `FrameAnswerer.open`."""
 
-    answerer: ImageAnswerer
+    answerer: FrameAnswerer
     candidates: CandidateFeatures
     timings: dict[str, float]
     subtitles: Subtitles | None = None
@@ -387,7 +433,7 @@ class OpenImages:
             )
         frames = self.answerer.frames
         timings: dict[str, float] = {}
-        with _timed(timings, "choose and read the frames"):
+        with timed(timings, "choose and read the frames"):
             query = None if frames.encoder is None else question
             selection = frames.select(
                 self.candidates,
@@ -398,14 +444,7 @@ class OpenImages:
             )
             if query is None:
                 selection.warnings.append("The question was not used to choose the frames: there is no encoder.")
-        told = None
-        if self.subtitles is not None:
-            told, notes = selection.spoken(self.subtitles, self.subtitle_seconds)
-            selection.warnings += notes
-        with _timed(timings, "answer"):
-            messages = selection.messages(question, subtitles=self.subtitles, subtitle_seconds=self.subtitle_seconds)
-            text = self.answerer._generate(messages)
-        return Answer(question, text, selection, list(selection.frames), selection.k, timings, told)
+        return self.answerer.answer_from(selection, question, self.subtitles, self.subtitle_seconds, timings)
 
 
 def load_answerer(
@@ -508,7 +547,8 @@ def _check_chat_template(processor: Any, name: str) -> None:
 
 
 @contextmanager
-def _timed(timings: dict[str, float], stage: str) -> Iterator[None]:
+def timed(timings: dict[str, float], stage: str) -> Iterator[None]:
+    """Keep the seconds that a stage takes."""
     start = time.perf_counter()
     yield
     timings[stage] = time.perf_counter() - start
