@@ -77,6 +77,17 @@ def seconds_or_more(text: str) -> float:
     return number
 
 
+def share(text: str) -> float:
+    """argparse type: a share from 0 to 1."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"a share from 0 to 1 is expected, got {text!r}")
+    return number
+
+
 def add_common_options(
     parser: argparse.ArgumentParser, *, encoder_help: str, cache_help: str, defaults_of: str = ""
 ) -> None:

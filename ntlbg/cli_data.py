@@ -16,7 +16,9 @@ from ntlbg.cli_common import (
     positive_float,
     positive_int,
     quiet_libraries,
+    share,
 )
+from ntlbg.cli_prepare import add_kind as add_prepare
 
 
 EPILOG = """\
@@ -99,13 +101,14 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     )
     work.add_argument(
         "--max-bad",
-        type=_share,
+        type=share,
         default=1.0,
         metavar="SHARE",
         help="stop when more than this share of the videos is bad (default: %(default)g, never)",
     )
     work.add_argument("--quiet", action="store_true", help="no progress bar")
     features.set_defaults(run=run)
+    add_prepare(kinds)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -145,13 +148,3 @@ def run(args: argparse.Namespace) -> int:
     )
     print(f"{files.made} made, {files.kept} kept from before, {files.bad} bad; see {files.report}")
     return 1 if files.bad else 0
-
-
-def _share(text: str) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise argparse.ArgumentTypeError(f"a share from 0 to 1 is expected, got {text!r}")
-    return share

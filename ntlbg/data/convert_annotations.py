@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import csv
+import importlib
 import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ntlbg.data.converters import activitynet_captions, longvideobench, qvhighlights
+from ntlbg.data.converters import BENCHMARKS
 from ntlbg.data.qa_records import BadRow, parse_row
+from ntlbg.data.video_folder import VideoFolder
 from ntlbg.errors import InputError
 
 
-CONVERTERS = {
-    "activitynet_captions": activitynet_captions,
-    "longvideobench": longvideobench,
-    "qvhighlights": qvhighlights,
-}
+CONVERTERS = {name: importlib.import_module(f"ntlbg.data.converters.{name}") for name in BENCHMARKS}
 
 
 @dataclass
@@ -37,11 +36,14 @@ class Converted:
         return Counter(reason.split(" (")[0] for _, reason in self.dropped)
 
 
-def convert_annotations(name: str, path: str | os.PathLike) -> Converted:
+def convert_annotations(name: str, path: str | os.PathLike, videos: VideoFolder | None = None) -> Converted:
     """
     Args:
         name: one of `CONVERTERS`.
         path: the annotation file as its authors publish it.
+        videos: where its videos are. A row whose video is not there is dropped then, and the others get their
+            `video_path`, relative to that folder, and their duration where the annotations lack it (Charades-STA,
+            NExT-QA, Video-MME).
 
     Raises:
         InputError: the name is unknown, or the file cannot be read as this benchmark's.
@@ -52,8 +54,12 @@ def convert_annotations(name: str, path: str | os.PathLike) -> Converted:
     try:
         items = list(converter.read(Path(path)))
     except OSError as error:
-        raise InputError(f"the annotations {str(path)!r} cannot be read: {error.strerror}") from error
-    except (ValueError, AttributeError, TypeError) as error:
+        raise InputError(
+            f"the annotations {str(path)!r} cannot be read ({error.strerror or error}); give the published file"
+        ) from error
+    except InputError:
+        raise
+    except (ValueError, AttributeError, TypeError, csv.Error) as error:
         raise InputError(f"{str(path)!r} is no annotation file of {name}; give it as published") from error
     for number, item in enumerate(items, start=1):
         place = f"item {number}"
@@ -67,6 +73,8 @@ def convert_annotations(name: str, path: str | os.PathLike) -> Converted:
             continue
         for row in rows:
             try:
+                if videos is not None:
+                    row = videos.completed(row)
                 cut = _cut(row)
                 parsed = parse_row(row)
                 if parsed["id"] in seen:

@@ -159,11 +159,11 @@ def load_qa(
     The rows of a data set.
 
     Args:
-        dataset: a JSONL file; a folder with `<split>.jsonl`; "package.module:Builder", an importable builder of
-            `datasets`; a Hub name or anything else `datasets.load_dataset` takes; or rows in memory. See `qa_records`
-            for what a row may hold.
+        dataset: a JSONL file; a folder with `<split>.jsonl` (`<config>/<split>.jsonl`); "package.module:Builder", an
+            importable builder of `datasets`; a Hub name or anything else `datasets.load_dataset` takes; or rows in
+            memory. See `qa_records` for what a row may hold.
         split: of a folder, a builder or a Hub name; a file is one split.
-        config: name of the configuration of a builder or a Hub name.
+        config: name of the configuration of a folder, a builder or a Hub name.
         streaming: rows as they come instead of an index over all: for data sets that are not to be read or downloaded
             before the run.
         video_root: what `video_path` is relative to; the JSONL file's folder by default, else the working directory. A
@@ -331,8 +331,9 @@ def _source(dataset: Any, split: str, config: str | None, streaming: bool):
         return _Table(dataset, "the rows given"), "."
     name = os.fspath(dataset)
     path = Path(name)
-    if path.is_dir() and (path / f"{split}.jsonl").is_file():
-        path = path / f"{split}.jsonl"
+    lines = path / ("" if config in (None, "default") else config) / f"{split}.jsonl"
+    if lines.is_file():
+        path = lines
     if path.suffix == ".jsonl":
         if not path.is_file():
             raise InputError(f"there is no file {name!r}; give a JSONL file, one question a line")

@@ -60,14 +60,16 @@ class Subtitles:
     warnings: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, source: str | os.PathLike | Subtitles) -> Subtitles:
-        """`source` itself, or what the file of that name holds.
+    def of(cls, source: str | os.PathLike | Sequence[dict] | Subtitles) -> Subtitles:
+        """`source` itself, what the file of that name holds, or cues as rows of data hold them (see `of_cues`).
 
         Raises:
             SubtitleError: it cannot be read, is larger than `MAX_BYTES`, or holds no cues.
         """
         if isinstance(source, Subtitles):
             return source
+        if isinstance(source, list | tuple):
+            return cls.of_cues(source)
         if not isinstance(source, str | os.PathLike):
             raise SubtitleError(f"subtitles are a .srt or .vtt file, got {type(source).__name__}; give its name")
         path = Path(source)
@@ -83,6 +85,29 @@ class Subtitles:
             )
         text, warnings = _decoded(data, path.name)
         return cls.parse(text, path.name, warnings)
+
+    @classmethod
+    def of_cues(cls, cues: Sequence[dict], name: str = "subtitles") -> Subtitles:
+        """Cues as {"start", "end", "text"}, in any order.
+
+        Raises:
+            SubtitleError: there are none, or one has no text or times.
+        """
+        made = []
+        for number, cue in enumerate(cues, start=1):
+            try:
+                start, end, said = float(cue["start"]), float(cue["end"]), _plain(cue["text"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise SubtitleError(f"cue {number} of {name!r} has not start, end and text: {cue!r}") from error
+            if not 0 <= start <= end < float("inf"):
+                raise SubtitleError(
+                    f"cue {number} of {name!r} should have 0 <= start <= end, got {start:g} to {end:g}"
+                )
+            if said:
+                made.append(Cue(start, end, said))
+        if not made:
+            raise SubtitleError(f"the subtitles {name!r} hold no cues; give those of a video that has some")
+        return cls(tuple(sorted(made, key=lambda cue: cue.start)), name)
 
     @classmethod
     def parse(cls, text: str, name: str = "subtitles", warnings: Sequence[str] = ()) -> Subtitles:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from ntlbg.data.converters.published_files import json_list
 from ntlbg.data.qa_records import BadRow
 
 
@@ -13,8 +13,8 @@ NO_OPTION = "N/A"  # fills the Hub's five columns
 
 
 def read(path: Path) -> Iterator[dict]:
-    """The items of a JSON list."""
-    yield from json.loads(path.read_text("utf-8"))
+    """The items of a JSON list, or the rows of the Hub's Parquet file."""
+    yield from json_list(path)
 
 
 def convert(item: dict) -> list[dict]:
