@@ -17,6 +17,8 @@ from accelerate import PartialState
 from transformers import set_seed
 
 from ntlbg.errors import InputError, as_input_errors, error_line
+from ntlbg.grounding.tasks import Grounding
+from ntlbg.grounding.time_tokens import time_tokens
 from ntlbg.training.build import build_features, build_model, build_rows
 from ntlbg.training.checkpoints import checkpoint_to_resume
 from ntlbg.training.collator import NTLBGDataCollator
@@ -41,7 +43,12 @@ def train_stage(command: Command, **changes) -> None:
     train_rows, eval_rows = build_rows(data_args, args)
 
     # --- Model -----------------------------------------------------------------------------------------------------
-    model, processor = build_model(model_args, args)
+    model, processor = build_model(model_args, args, data_args.time_format)
+    grounding, new_tokens = None, []
+    if data_args.time_format is not None:
+        grounding = Grounding(data_args.time_format, data_args.grounding_task)
+    if data_args.time_format == "tokens":
+        new_tokens = processor.tokenizer.convert_tokens_to_ids(time_tokens())
     trained, features, prepared = model, None, []
     with as_input_errors():
         if model_args.lora_r:
@@ -52,6 +59,7 @@ def train_stage(command: Command, **changes) -> None:
                 alpha=model_args.lora_alpha,
                 dropout=model_args.lora_dropout,
                 target_modules=model_args.lora_target_modules,
+                trained_tokens=new_tokens,
             )
         apply_stage(trained, args.stage, context_weight=args.context_weight)
     if data_args.feature_cache is not None:
@@ -65,7 +73,9 @@ def train_stage(command: Command, **changes) -> None:
             args=args,
             train_dataset=train_rows,
             eval_dataset=eval_rows,
-            data_collator=NTLBGDataCollator(processor, max_bad_share=data_args.max_bad_share, features=features),
+            data_collator=NTLBGDataCollator(
+                processor, max_bad_share=data_args.max_bad_share, features=features, grounding=grounding
+            ),
             processing_class=processor,
         )
     trainer.train(resume_from_checkpoint=checkpoint)

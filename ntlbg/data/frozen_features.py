@@ -337,7 +337,16 @@ def entry_inputs(processor, entry: VideoEntry, prompt: str, question: str) -> di
     """What the processor returns for one prompt, with the entry's `video_features` instead of pixels."""
     video_processor = processor.video_processor
     blank = entry.blank(video_processor.temporal_patch_size, video_processor.patch_size)
-    inputs = dict(processor(text=[prompt], videos=[blank], query=[question], kept_groups=[[0]], do_resize=False))
+    inputs = dict(
+        processor(
+            text=[prompt],
+            videos=[blank],
+            query=[question],
+            kept_groups=[[0]],
+            do_resize=False,
+            return_metadata=True,
+        )
+    )
     for name in _OF_THE_BLANK:
         del inputs[name]
     return inputs | {"video_features": entry.features}

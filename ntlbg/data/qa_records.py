@@ -1,8 +1,8 @@
 """One row of question-answer data about a video: what it may hold, and one sentence for each row that does not.
 
 Required are id, video_id, question, answer and duration (seconds). Known beside them: answer_type, metadata,
-video_path, options, answer_index, subtitles, clip, spans and saliency. Unknown keys go to metadata. Seconds are always
-those of the whole video.
+video_path, options, answer_index, subtitles, clip, spans, captions and saliency. Unknown keys go to metadata. Seconds
+are always those of the whole video.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ntlbg.processors.video_source_ntlbg import VideoClip
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 REQUIRED = ("id", "video_id", "question", "answer", "duration")
-OPTIONAL = ("video_path", "options", "answer_index", "subtitles", "clip", "spans", "saliency")
+OPTIONAL = ("video_path", "options", "answer_index", "subtitles", "clip", "spans", "captions", "saliency")
 KNOWN = (*REQUIRED, "answer_type", "metadata", *OPTIONAL)
 
 # What a row gets while it is loaded: the bytes of a video that lies in the data set itself, and where it stands.
@@ -104,6 +104,8 @@ def parse_row(row: Any) -> dict:
         parsed["spans"] = [
             _span(span, f"spans[{number}]", duration) for number, span in enumerate(_list(row, "spans"))
         ]
+    if "captions" in row:
+        parsed["captions"] = _captions(row, parsed.get("spans", []))
     if "saliency" in row:
         parsed["saliency"] = _saliency(row["saliency"], duration)
     if "subtitles" in row:
@@ -242,6 +244,16 @@ def _span(value: Any, name: str, duration: float) -> list[float]:
             f"[{start:g}, {end:g}]"
         )
     return [start, end]
+
+
+def _captions(row: dict, spans: list) -> list[str]:
+    captions = _list(row, "captions")
+    if len(captions) != len(spans):
+        raise BadRow(f"there are {len(captions)} 'captions' for {len(spans)} 'spans'; give one a span")
+    for number, caption in enumerate(captions):
+        if not isinstance(caption, str) or not caption.strip():
+            raise BadRow(f"'captions[{number}]' should be text that is not empty, but is {_shown(caption)}")
+    return [caption.strip() for caption in captions]
 
 
 def _saliency(value: Any, duration: float) -> dict:

@@ -81,6 +81,34 @@ class TimeFormat(ABC):
     def _pairs(self, text: str) -> list[tuple[str, str]]:
         """The pairs of times, each as `decode` takes it, that stand in `text` as spans."""
 
+    @abstractmethod
+    def _list(self, times: list[str]) -> str:
+        """Single times, each from `encode`, as the beginning of a sentence about highlights."""
+
+    @abstractmethod
+    def _listed(self, text: str) -> list[str]:
+        """The single times, each as `decode` takes it, that stand in `text`."""
+
+    def encode_highlights(self, scored: Sequence[tuple[float, float]]) -> str:
+        """Times and their saliency as an answer, see `parse_highlights`; of times that are written alike the best.
+
+        Args:
+            scored: (seconds, score from 1 to 5) each.
+
+        Raises:
+            ValueError: there is none, one lies outside the video, or a score is out of range.
+        """
+        best: dict[str, float] = {}
+        for second, score in scored:
+            if not 1 <= score <= 5:
+                raise ValueError(f"the score of a highlight lies in 1..5, got {score!r}")
+            written = self.encode(second)
+            best[written] = max(best.get(written, score), score)
+        if not best:
+            raise ValueError("there is no highlight to write")
+        scores = ", ".join(f"{score:.1f}" for score in best.values())
+        return f"{self._list(list(best))}. Their saliency scores are {scores}."
+
     def parse_spans(self, text: str) -> list[tuple[float, float]]:
         """Every span that the text names, in its order, as (start, end) seconds.
 
@@ -94,7 +122,7 @@ class TimeFormat(ABC):
                 raise TimeParseError(f"the span {first} to {last} ends before it starts")
             spans.append((start, end))
         if not spans:
-            raise TimeParseError(f"no span is named in {_quoted(text)}; expected is {self.example}")
+            raise TimeParseError(f"no span is named in {quoted(text)}; expected is {self.example}")
         return spans
 
     def parse_span(self, text: str) -> tuple[float, float]:
@@ -163,6 +191,12 @@ class NumberFormat(TimeFormat):
     def _pairs(self, text: str) -> list[tuple[str, str]]:
         return _FRAMES.findall(text)
 
+    def _list(self, times: list[str]) -> str:
+        return f"The highlight frames are in the {', '.join(times)} frames"
+
+    def _listed(self, text: str) -> list[str]:
+        return re.findall(rf"(?<![\d.,])\d{{1,9}}{_END}", text)
+
 
 @dataclass(frozen=True)
 class TokenFormat(TimeFormat):
@@ -182,7 +216,7 @@ class TokenFormat(TimeFormat):
     def decode(self, text: str) -> float:
         found = re.fullmatch(r"<(\d{1,9})>", text.strip(" "))
         if found is None or int(found[1]) > self.bins:
-            raise TimeParseError(f"a time token is one of <0> .. <{self.bins}>, got {_quoted(text)}")
+            raise TimeParseError(f"a time token is one of <0> .. <{self.bins}>, got {quoted(text)}")
         return self.duration * (int(found[1]) / self.bins)
 
     def encode_span(self, start: float, end: float) -> str:
@@ -192,8 +226,14 @@ class TokenFormat(TimeFormat):
     def _pairs(self, text: str) -> list[tuple[str, str]]:
         tokens = [f"<{number}>" for number in _TOKENS.findall(text)]
         if len(tokens) % 2:
-            raise TimeParseError(f"time tokens come in pairs, but there are {len(tokens)} in {_quoted(text)}")
+            raise TimeParseError(f"time tokens come in pairs, but there are {len(tokens)} in {quoted(text)}")
         return list(zip(tokens[::2], tokens[1::2], strict=True))
+
+    def _list(self, times: list[str]) -> str:
+        return f"The highlights are at {', '.join(times)}"
+
+    def _listed(self, text: str) -> list[str]:
+        return [f"<{number}>" for number in _TOKENS.findall(text)]
 
 
 @dataclass(frozen=True)
@@ -216,7 +256,7 @@ class TextFormat(TimeFormat):
 
     def decode(self, text: str) -> float:
         if not re.fullmatch(r"\d{1,9}(?:\.\d{1,9})?", text):
-            raise TimeParseError(f"a time is a number of seconds, got {_quoted(text)}")
+            raise TimeParseError(f"a time is a number of seconds, got {quoted(text)}")
         second = float(text)
         # The end of a video may be rounded up.
         if second > self.duration + 10.0**-self.decimals:
@@ -230,27 +270,34 @@ class TextFormat(TimeFormat):
     def _pairs(self, text: str) -> list[tuple[str, str]]:
         return _SECONDS.findall(text)
 
+    def _list(self, times: list[str]) -> str:
+        return f"The highlights are at {', '.join(times)} seconds"
 
-def parse_highlights(text: str, times: NumberFormat) -> list[tuple[float, float]]:
-    """(seconds, score) of each frame that an answer calls a highlight.
+    def _listed(self, text: str) -> list[str]:
+        return re.findall(rf"(?<![\d.,:])\d{{1,9}}(?:\.\d{{1,9}})?{_END}", text)
 
-    Read is "... highlight frames are in the 80, 81 ... frames ... scores are 1.3, 1.5": a list of whole numbers, the
-    word "scores", and as many scores from 1 to 5. (NumPro asks for this form; its own parser is not public.)
+
+def parse_highlights(text: str, times: TimeFormat) -> list[tuple[float, float]]:
+    """(seconds, score) of each time that an answer calls a highlight.
+
+    Read is "The highlight frames are in the 80, 81 frames. Their saliency scores are 1.3, 1.5." (or tokens, or
+    seconds): a list of times, the word "scores", and as many scores from 1 to 5. (NumPro asks for this form; its own
+    parser is not public.)
 
     Raises:
-        TimeParseError: there is no such list, the two have different lengths, a number stands twice, or one is out of
+        TimeParseError: there is no such list, the two have different lengths, a time stands twice, or one is out of
             range.
     """
     first, said, last = re.sub(r"\s+", " ", text).partition("scores")
-    frames = re.findall(rf"(?<![\d.,])\d{{1,9}}{_END}", first)
+    listed = [times.decode(time) for time in times._listed(first)]
     scores = [float(score) for score in re.findall(r"(?<![\d.])\d{1,3}(?:\.\d{1,3})?(?![\d])", last)]
-    if not said or not frames or len(frames) != len(scores):
-        raise TimeParseError(f"no list of frames with as many scores stands in {_quoted(text)}")
-    if len(set(map(int, frames))) != len(frames):
-        raise TimeParseError(f"a frame is scored twice in {_quoted(text)}")
+    if not said or not listed or len(listed) != len(scores):
+        raise TimeParseError(f"no list of times with as many scores stands in {quoted(text)}")
+    if len(set(listed)) != len(listed):
+        raise TimeParseError(f"a time is scored twice in {quoted(text)}")
     if not all(1 <= score <= 5 for score in scores):
-        raise TimeParseError(f"scores lie in 1..5, but there are others in {_quoted(text)}")
-    return [(times.decode(frame), score) for frame, score in zip(frames, scores, strict=True)]
+        raise TimeParseError(f"scores lie in 1..5, but there are others in {quoted(text)}")
+    return list(zip(listed, scores, strict=True))
 
 
 def _check_duration(duration: float, bins: int) -> None:
@@ -262,11 +309,11 @@ def _check_duration(duration: float, bins: int) -> None:
 
 def _whole(text: str) -> int:
     if not re.fullmatch(r"\d{1,9}", text):
-        raise TimeParseError(f"a frame has a whole number, got {_quoted(text)}")
+        raise TimeParseError(f"a frame has a whole number, got {quoted(text)}")
     return int(text)
 
 
-def _quoted(text: str, longest: int = 80) -> str:
+def quoted(text: str, longest: int = 80) -> str:
     """A model's words for a message of one line."""
     line = " ".join(printable(text).split())
     return repr(line if len(line) <= longest else line[: longest - 1] + "…")
@@ -281,4 +328,5 @@ __all__ = [
     "TimeParseError",
     "TokenFormat",
     "parse_highlights",
+    "quoted",
 ]

@@ -12,6 +12,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import patch_environment
 from transformers import TrainingArguments
 
+from ntlbg.grounding.tasks import TASKS, TIME_FORMATS
 from ntlbg.training.loss_schedule import SCHEDULES
 
 
@@ -53,6 +54,8 @@ class ModelArguments:
         candidate_fps (`float`, *optional*): candidate frames per second.
         max_candidates (`int`, *optional*): cap on the candidate frames.
         frame_pixels (`int`, *optional*): largest number of pixels of a frame for the base.
+        number_frames (`bool`, *optional*): draw on each frame its number among the candidates; the time format
+            "numbers" speaks of these.
 
     Parameters that control LoRA (Hu et al. 2022) and QLoRA (Dettmers et al. 2023):
         lora_r (`int`): rank; 0 for none.
@@ -72,6 +75,7 @@ class ModelArguments:
     candidate_fps: float | None = None
     max_candidates: int | None = None
     frame_pixels: int | None = None
+    number_frames: bool | None = None
     lora_r: int = 0
     lora_alpha: float = 32.0
     lora_dropout: float = 0.0
@@ -114,6 +118,12 @@ class DataArguments:
         feature_cache (`str`, *optional*): folder of frozen vision features, so that a video is decoded and encoded
             once and not every epoch.
         max_train_rows, max_eval_rows (`int`, *optional*): the first so many rows only.
+
+    Parameters that control how rows are asked for times:
+        time_format (`str`, *optional*): "numbers" (of the frames; see `number_frames`), "tokens" (added to the
+            tokenizer and the model) or "text" (seconds). Without it no row is.
+        grounding_task (`str`, *optional*): "moment", "highlights", "dense_captions" or "grounded_answer", for all
+            rows; by default the `answer_type` of a row says which, and other rows are ordinary questions.
     """
 
     dataset: str
@@ -127,10 +137,21 @@ class DataArguments:
     feature_cache: str | None = None
     max_train_rows: int | None = None
     max_eval_rows: int | None = None
+    time_format: str | None = None
+    grounding_task: str | None = None
 
     def __post_init__(self):
         if not self.dataset:
             raise ValueError("`dataset` is empty; name a JSONL file, a builder or a set on the Hub.")
+        if self.time_format is not None:
+            _check_choice("time_format", self.time_format, TIME_FORMATS)
+        if self.grounding_task is not None:
+            _check_choice("grounding_task", self.grounding_task, TASKS)
+            if self.time_format is None:
+                raise ValueError(
+                    f"`grounding_task` is {self.grounding_task!r}, but nothing says how times are written; set "
+                    f"`time_format` to one of {', '.join(TIME_FORMATS)}."
+                )
         _check_share("max_bad_share", self.max_bad_share)
         for name in ("max_train_rows", "max_eval_rows"):
             _check_at_least(name, getattr(self, name), 1)

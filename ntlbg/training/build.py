@@ -14,6 +14,7 @@ from transformers.integrations.deepspeed import deepspeed_config
 from ntlbg.data.frozen_features import FrozenFeatures, Prepared
 from ntlbg.data.qa_dataset import QADataset, QAStream, load_qa
 from ntlbg.errors import InputError, first_sentence
+from ntlbg.grounding.time_tokens import add_time_tokens, time_tokens
 from ntlbg.modeling_ntlbg.modeling_ntlbg import NTLBGForConditionalGeneration
 from ntlbg.processors.processing_ntlbg import NTLBGProcessor
 from ntlbg.training.arguments import DataArguments, ModelArguments, NTLBGTrainingArguments
@@ -24,7 +25,7 @@ _SAMPLING = ("candidate_fps", "max_candidates")
 
 
 def build_model(
-    args: ModelArguments, training: NTLBGTrainingArguments
+    args: ModelArguments, training: NTLBGTrainingArguments, time_format: str | None = None
 ) -> tuple[NTLBGForConditionalGeneration, NTLBGProcessor]:
     r"""
     Load a base and put a selector in front of it, or load an NTLBG checkpoint.
@@ -32,6 +33,8 @@ def build_model(
     `training` has to be made before, so that under ZeRO-3 each process loads its part of the weights only. Under
     DeepSpeed a scorer stays behind: it takes no part in training, and a weight without dimensions, as CLIP's scale is,
     cannot be sent to the other processes or divided; `save_whole_model` adds it to what was trained.
+
+    With the time format "tokens" the tokenizer and the model get the time tokens they lack.
 
     Raises:
         InputError: the model, or what was asked of it, is not to be had.
@@ -64,6 +67,8 @@ def build_model(
         raise
     except (ImportError, OSError, ValueError) as error:
         raise InputError(f"the model {name!r} cannot be loaded: {first_sentence(error)}") from error
+    if time_format == "tokens":
+        _add_time_tokens(model, processor)
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(training.mixed_precision)
     if half is not None and is_deepspeed_zero3_enabled():
         # ZeRO-3 casts what it divides while it is made, and leaves what was made beside the base in float32, although
@@ -74,7 +79,22 @@ def build_model(
         setattr(processor.video_processor, field, getattr(model.config, field))
     if args.frame_pixels is not None:
         limit_frames(processor, args.frame_pixels)
+    if args.number_frames is not None:
+        processor.video_processor.number_frames = args.number_frames
     return model, processor
+
+
+def _add_time_tokens(model: NTLBGForConditionalGeneration, processor: NTLBGProcessor) -> None:
+    known = processor.tokenizer.get_vocab()
+    if is_deepspeed_zero3_enabled() and any(token not in known for token in time_tokens()):
+        raise InputError(
+            "ZeRO-3 has divided the embeddings, which the time tokens need whole; add the tokens in a run without it, "
+            "or take ZeRO-2"
+        )
+    try:
+        add_time_tokens(model, processor.tokenizer)
+    except ValueError as error:
+        raise InputError(first_sentence(error)) from error
 
 
 def _settings(args: ModelArguments) -> dict:

@@ -15,6 +15,8 @@ from ntlbg.data.bad_rows import BadRows
 from ntlbg.data.frozen_features import FrozenFeatures
 from ntlbg.data.qa_records import BadRow, question_text, target_text, video_source
 from ntlbg.errors import InputError, first_sentence
+from ntlbg.grounding.tasks import Grounding
+from ntlbg.grounding.time_formats import GROUNDING_TOKEN, TimeFormat
 
 
 IGNORED_LABEL = -100
@@ -28,6 +30,9 @@ class NTLBGDataCollator:
     A prompt is tokenised as it is for generation, and the answer is put behind it, so that training and generation see
     the same prompt, token by token. Subtitles of a row take no part.
 
+    With `grounding` a row that asks when something happens gets the prompt and the answer of its task instead, with
+    the times of the video's own candidates.
+
     A row whose video cannot be read is left out of its batch, told and counted (`bad_rows`); one beyond
     `max_bad_share` of the rows seen (as if at least 200 had been) ends the run. A batch is never empty: where no row
     is good, the last good one of this process or worker is given again (`bad_rows.repeated`); where there was none
@@ -39,6 +44,7 @@ class NTLBGDataCollator:
         max_bad_share (`float`, *optional*, defaults to 0): see above.
         features (`FrozenFeatures`, *optional*): what the vision tower has seen already; then nothing is decoded.
         generation (`bool`, *optional*, defaults to `False`): prompts without answers, for `model.generate`.
+        grounding (`Grounding`, *optional*): how rows are asked for times.
 
     Raises:
         InputError: the chat template cannot be trained with, or an argument is out of range.
@@ -52,20 +58,28 @@ class NTLBGDataCollator:
         max_bad_share: float = 0.0,
         features: FrozenFeatures | None = None,
         generation: bool = False,
+        grounding: Grounding | None = None,
     ):
         if padding_side not in ("left", "right"):
             raise InputError(f'padding_side is "left" or "right", got {padding_side!r}')
         self.processor, self.features, self.generation = processor, features, generation
+        self.grounding = grounding
         self.padding_side = "left" if generation else padding_side
         self.bad_rows = BadRows(max_bad_share, "rows that were asked for")
         self._last_good: dict | None = None
-        # A template that cannot be trained with shows before the run.
-        self._turns({"question": "?", "answer": "!"})
+        # A template or a tokenizer that cannot be trained with shows before the run.
+        self._turn(self._prompt("?"), "?", "!")
+        if grounding is not None and grounding.time_format == "tokens":
+            self._check_time_tokens(grounding.bins)
 
     def for_generation(self) -> NTLBGDataCollator:
         """The same for `model.generate`: prompts without answers, padded on the left, and the `rows` themselves."""
         return NTLBGDataCollator(
-            self.processor, max_bad_share=self.bad_rows.max_share, features=self.features, generation=True
+            self.processor,
+            max_bad_share=self.bad_rows.max_share,
+            features=self.features,
+            generation=True,
+            grounding=self.grounding,
         )
 
     def __call__(self, rows: Sequence[dict]) -> dict[str, Any]:
@@ -82,6 +96,8 @@ class NTLBGDataCollator:
               a span; NaN throughout a video whose row has no `spans`. Not for generation.
             - **video_features** (`list[VideoFeatures]`) instead of `pixel_values_videos`, with `features`.
             - **rows**: those of the batch, for generation only; to be taken out before `model.generate`.
+            - **times** (`list[TimeFormat | None]`): how each row's answer tells times, None for an ordinary question;
+              with `grounding` and for generation only; to be taken out as well.
 
         Raises:
             TooManyBadRows: see the class.
@@ -110,13 +126,21 @@ class NTLBGDataCollator:
 
     def _one(self, row: dict) -> dict:
         """What the processor returns for one row, unpadded, with labels."""
-        prompt, answer = self._turns(row)
+        task = None if self.grounding is None else self.grounding.task_of(row)
+        question = question_text(row) if task is None else self.grounding.prompt(task, row)
+        self._check_text(question)
+        prompt = self._prompt(question)
         if self.features is None:
             inputs = self._decoded(row, prompt)
         else:
             inputs = self.features.inputs(row, prompt)
-        ids = _row_of(inputs["input_ids"])
-        target = [] if self.generation else self.processor.tokenizer(answer, add_special_tokens=False)["input_ids"]
+        times = self._times(row, task, inputs.pop("video_metadata"))
+        ids, target = _row_of(inputs["input_ids"]), []
+        if not self.generation:
+            answer = target_text(row) if task is None else self.grounding.target(task, row, times)
+            self._check_text(answer)
+            turn = self._turn(prompt, question, answer)
+            target = self.processor.tokenizer(turn, add_special_tokens=False)["input_ids"]
         inputs["input_ids"] = torch.tensor(ids + target)
         inputs["attention_mask"] = torch.ones(len(ids) + len(target), dtype=torch.long)
         inputs["mm_token_type_ids"] = torch.tensor(_row_of(inputs["mm_token_type_ids"]) + [0] * len(target))
@@ -125,24 +149,47 @@ class NTLBGDataCollator:
         if not self.generation:
             inputs["labels"] = torch.tensor([IGNORED_LABEL] * len(ids) + target)
             inputs["group_evidence"] = group_evidence(row, inputs["group_timestamps"])
+        elif self.grounding is not None:
+            inputs["times"] = times
         return inputs
 
     def _decoded(self, row: dict, prompt: str) -> dict:
         try:
-            return dict(self.processor(text=[prompt], videos=[video_source(row)], query=[row["question"]]))
+            inputs = self.processor(
+                text=[prompt], videos=[video_source(row)], query=[row["question"]], return_metadata=True
+            )
+            return dict(inputs)
         except ValueError as error:
             # The decoder's own error, or that of the base's video processor for a picture it cannot resize.
             raise BadRow(first_sentence(error)) from error
 
-    def _turns(self, row: dict) -> tuple[str, str]:
-        """The prompt, and what follows it: the answer with its end of turn."""
-        question, answer = question_text(row), target_text(row)
-        tokens = [token for token in self.processor.tokenizer.all_special_tokens if token in question + answer]
+    def _times(self, row: dict, task: str | None, metadata: list) -> TimeFormat | None:
+        """How the times of the row's video are written, if it is asked for any."""
+        if task is None:
+            return None
+        step = self.processor.video_processor.temporal_patch_size
+        return self.grounding.times(row["duration"], metadata[0].frame_timestamps, step)
+
+    def _check_text(self, text: str) -> None:
+        tokens = [token for token in self.processor.tokenizer.all_special_tokens if token in text]
         if tokens:
             raise BadRow(f"its text holds {tokens[0]!r}, which the model reads as a sign of its own; take it out")
-        messages = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": question}]}]
-        prompt = self.processor.apply_chat_template(messages, add_generation_prompt=True)
-        messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+
+    def _check_time_tokens(self, bins: int) -> None:
+        known = self.processor.tokenizer.get_vocab()
+        missing = [token for token in ("<0>", f"<{bins}>", GROUNDING_TOKEN) if token not in known]
+        if missing:
+            raise InputError(
+                f"the tokenizer has no time token {missing[0]!r}; add them to it and to the model with "
+                "`ntlbg.grounding.time_tokens.add_time_tokens`, or take another time format"
+            )
+
+    def _prompt(self, question: str) -> str:
+        return self.processor.apply_chat_template([_user_turn(question)], add_generation_prompt=True)
+
+    def _turn(self, prompt: str, question: str, answer: str) -> str:
+        """What follows the prompt: the answer with its end of turn."""
+        messages = [_user_turn(question), {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
         whole = self.processor.apply_chat_template(messages)
         turn = whole[len(prompt) :].rstrip()
         if not whole.startswith(prompt) or not turn.startswith(answer):
@@ -156,7 +203,7 @@ class NTLBGDataCollator:
                 "the chat template writes nothing after an answer, so the model could not learn where to stop; give a "
                 "template that ends each turn with the end-of-turn token"
             )
-        return prompt, turn
+        return turn
 
     # -- the batch -----------------------------------------------------------------------------------------------
 
@@ -172,7 +219,7 @@ class NTLBGDataCollator:
         for name, fill in (("query_input_ids", pad), ("query_attention_mask", 0)):
             batch[name] = _padded([part[name] for part in parts], fill, "right")
         for name in parts[0]:
-            if name == "video_features":
+            if name in ("video_features", "times"):
                 batch[name] = [part[name] for part in parts]
             elif name not in batch:
                 batch[name] = torch.cat([torch.as_tensor(part[name]) for part in parts])
@@ -216,6 +263,10 @@ def _merged(spans: list[list[float]]) -> list[list[float]]:
         else:
             merged.append([start, stop])
     return merged
+
+
+def _user_turn(question: str) -> dict:
+    return {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": question}]}
 
 
 def _row_of(values) -> list[int]:

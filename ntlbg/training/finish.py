@@ -12,7 +12,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from ntlbg.modeling_ntlbg.modeling_ntlbg import NTLBGForConditionalGeneration
 from ntlbg.training.arguments import ModelArguments
 from ntlbg.training.build import build_model
-from ntlbg.training.lora import merged_state_dict
+from ntlbg.training.lora import load_adapters, merged_state_dict
 from ntlbg.training.trainer import ADAPTER_FILES, STATISTICS_NAME, NTLBGTrainer
 
 
@@ -30,7 +30,9 @@ def save_whole_model(trainer: NTLBGTrainer, args: ModelArguments) -> None:
     if trainer.is_world_process_zero() and (adapters or left_behind):
         # What is loaded from here on is not spread over processes.
         unset_hf_deepspeed_config()
-        model, _ = build_model(replace(args, load_in_4bit=False), trainer.args)
+        grounding = trainer.data_collator.grounding
+        time_format = None if grounding is None else grounding.time_format
+        model, _ = build_model(replace(args, load_in_4bit=False), trainer.args, time_format)
         if adapters:
             _save_with_adapters(model, folder)
         else:
@@ -41,9 +43,7 @@ def save_whole_model(trainer: NTLBGTrainer, args: ModelArguments) -> None:
 
 
 def _save_with_adapters(model: NTLBGForConditionalGeneration, folder: Path) -> None:
-    from peft import PeftModel
-
-    adapted = PeftModel.from_pretrained(model, folder)
+    adapted = load_adapters(model, folder)
     merged = merged_state_dict(adapted) | load_file(folder / STATISTICS_NAME)
     model.config.selector_trained = True
     model.save_pretrained(folder, state_dict=merged)

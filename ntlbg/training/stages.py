@@ -19,7 +19,8 @@ _STAGES = {
     "end_to_end": {*OWN_PARTS, "language_model", "embeddings", "merger", "vision_tower"},
 }
 # With adapters the base's own weights stay, but for the merger, which is small and no adapter's target.
-_NOT_WITH_ADAPTERS = {"embeddings", "vision_tower"}
+_NOT_WITH_ADAPTERS = {"vision_tower"}
+_ADAPTED = {"language_model", "embeddings"}
 _PEFT_PREFIX = "base_model.model."
 
 
@@ -53,8 +54,9 @@ def part_of(name: str) -> str:
     raise ValueError(f"The parameter {name!r} belongs to none of the parts {', '.join(PARTS)}; name it in `part_of`.")
 
 
-def _is_adapter(name: str) -> bool:
-    return ".lora_" in name
+def is_adapter(name: str) -> bool:
+    """A parameter that stands beside the base's own: of LoRA, or rows of words that train alone."""
+    return ".lora_" in name or ".trainable_tokens_delta." in name
 
 
 def apply_stage(model: nn.Module, stage: str, *, context_weight: float = 1.0) -> StageSummary:
@@ -73,7 +75,7 @@ def apply_stage(model: nn.Module, stage: str, *, context_weight: float = 1.0) ->
     if stage not in _STAGES:
         raise ValueError(f"`stage` should be one of {', '.join(_STAGES)}, but it is {stage!r}.")
     parameters = list(model.named_parameters())
-    adapters = any(_is_adapter(name) for name, _ in parameters)
+    adapters = any(is_adapter(name) for name, _ in parameters)
     if adapters and stage == "selection":
         raise ValueError(
             "The model has adapters, but the stage 'selection' trains no language model and they would lie unused; "
@@ -83,15 +85,16 @@ def apply_stage(model: nn.Module, stage: str, *, context_weight: float = 1.0) ->
     if not context_weight:
         reasons["transition"] = "`context_weight` is 0, and no other loss reaches it"
     if adapters:
-        reasons |= dict.fromkeys(_NOT_WITH_ADAPTERS, "the base's own weights stay as they are beside adapters")
+        left = _NOT_WITH_ADAPTERS | _ADAPTED - {part_of(name) for name, _ in parameters if is_adapter(name)}
+        reasons |= dict.fromkeys(left, "the base's own weights stay as they are beside adapters")
     trained, frozen = Counter(), Counter()
     for name, parameter in parameters:
         part = part_of(name)
         trains = part in _STAGES[stage] and part not in reasons
         if adapters:
             copied = ".modules_to_save." in name
-            trains = trains and (_is_adapter(name) if part == "language_model" else copied or _is_unwrapped(name))
-            if trains and name.startswith(_PEFT_PREFIX) and not (_is_adapter(name) or copied):
+            trains = trains and (is_adapter(name) if part in _ADAPTED else copied or _is_unwrapped(name))
+            if trains and name.startswith(_PEFT_PREFIX) and not (is_adapter(name) or copied):
                 raise ValueError(
                     f"{name!r} should train, but is not saved with the adapters; make the model with "
                     "`ntlbg.training.lora.with_lora` for this stage."
@@ -114,4 +117,4 @@ def _is_unwrapped(name: str) -> bool:
     return re.search(r"\.original_module(\.|$)", name) is None
 
 
-__all__ = ["OWN_PARTS", "PARTS", "StageSummary", "apply_stage", "part_of"]
+__all__ = ["OWN_PARTS", "PARTS", "StageSummary", "apply_stage", "is_adapter", "part_of"]

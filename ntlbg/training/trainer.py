@@ -14,6 +14,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput, has_length
 from transformers.utils import logging
 
+from ntlbg.evaluation.grounded_answers import GroundingScores, read_answer, score_grounded
 from ntlbg.modeling_ntlbg.adapters_ntlbg import VideoFeatures
 from ntlbg.training.answer_scoring import AnswerScores, score_answer
 from ntlbg.training.arguments import NTLBGTrainingArguments
@@ -214,7 +215,7 @@ class NTLBGTrainer(Trainer):
         """The weighted sum of the components' shares in the whole accumulated batch, times the number of processes,
         whose gradients are averaged afterwards."""
         teacher = bool(self.args.teacher_weight)
-        inputs = {name: value for name, value in inputs.items() if name != "rows"}
+        inputs = {name: value for name, value in inputs.items() if name not in ("rows", "times")}
         if model.training:
             inputs |= self._shown_in_training()
         totals = num_items_in_batch
@@ -319,10 +320,11 @@ class NTLBGTrainer(Trainer):
     def _answer_all(self, rows) -> dict[str, float]:
         """Answer every row greedily; `unanswered` are rows the collator left out, as their video cannot be read."""
         loader = self._rows_once(rows, self.data_collator.for_generation())
-        model, scores, seen = self.ntlbg_model, AnswerScores(), set()
+        model, scores, grounded, seen = self.ntlbg_model, AnswerScores(), GroundingScores(), set()
         self._whole_parts.gather()
         for step, batch in enumerate(loader):
             answered = batch.pop("rows")
+            times = batch.pop("times", [None] * len(answered))
             batch = self._prepare_inputs(batch)
             with self.compute_loss_context_manager():
                 sequences = model.generate(
@@ -332,14 +334,22 @@ class NTLBGTrainer(Trainer):
                 sequences[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
             )
             if step < self._counted_batches:
-                for row, text in zip(answered, texts, strict=True):
+                for row, text, of_row in zip(answered, texts, times, strict=True):
                     # Where no row of a batch can be read, the collator gives an earlier one again.
                     key = (row["id"], row["video_id"], row["question"])
-                    if key not in seen:
-                        seen.add(key)
+                    if key in seen:
+                        continue
+                    seen.add(key)
+                    if of_row is None:
                         scores += score_answer(text, row)
+                        continue
+                    task = self.data_collator.grounding.task_of(row)
+                    when, what = score_grounded(task, read_answer(task, text, of_row)[0], row)
+                    grounded, scores = grounded + when, scores + what
+        answered = self._sum_lists([float(len(seen))])[0]
         metrics = AnswerScores(*(int(value) for value in self._sum_lists(scores.sums()))).metrics()
-        metrics["unanswered"] = len(loader.dataset) - metrics["answered"]
+        metrics |= GroundingScores.of_sums(self._sum_lists(grounded.sums())).metrics()
+        metrics |= {"answered": int(answered), "unanswered": len(loader.dataset) - int(answered)}
         return metrics
 
     # -- checkpoints ---------------------------------------------------------------------------------------------
