@@ -31,7 +31,7 @@ def build_parser() -> Parser:
     """The parser of all commands; importing it loads no model code, so `--help` is quick."""
     from argparse import RawDescriptionHelpFormatter
 
-    from ntlbg import cli_ask, cli_config, cli_data, cli_ground, cli_probe, cli_select
+    from ntlbg import cli_ask, cli_config, cli_data, cli_ground, cli_predict, cli_probe, cli_select
 
     parser = Parser(
         prog="ntlbg",
@@ -44,6 +44,7 @@ def build_parser() -> Parser:
     cli_select.add_command(commands)
     cli_ask.add_command(commands)
     cli_ground.add_command(commands)
+    cli_predict.add_command(commands)
     cli_config.add_command(commands)
     cli_data.add_command(commands)
     cli_probe.add_command(commands)

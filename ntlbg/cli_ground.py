@@ -19,6 +19,7 @@ from ntlbg.cli_common import (
     write_json,
 )
 from ntlbg.cli_source import add_source_options, check_video, limits_of, source_of
+from ntlbg.grounding.names import TIME_FORMATS
 from ntlbg.plain_text import printable
 
 
@@ -31,6 +32,7 @@ examples:
   ntlbg ground match.mp4 "the goalkeeper saves a penalty"               SigLIP 2, or --encoder any dual encoder
   ntlbg ground match.mp4 "the first goal" --model ./my-ntlbg --json -   the relevance of a trained checkpoint
   ntlbg ground match.mp4 "a goal" --model ./some-vlm                    reads numbers drawn on the frames
+  ntlbg ground match.mp4 "a goal" --model ./my-ntlbg --time-format tokens   it writes the times, as it has learnt to
   ntlbg highlights match.mp4 "goals" --best 3 --report goals.html       saliency curve and clips on a timeline
 
 A confidence is told with each moment. From a curve it is the probability that noise with the curve's own median and
@@ -59,6 +61,11 @@ def add_command(commands: argparse._SubParsersAction) -> None:
             metavar="NAME|DIR",
             help="an NTLBG checkpoint, or a vision-language model that reads numbers off frames",
         )
+        parser.add_argument(
+            "--time-format",
+            choices=TIME_FORMATS,
+            help="have an NTLBG model write the times, in the format it has learnt (default: its relevance is read)",
+        )
         parser.add_argument("-k", type=positive_int, default=16, help="frames shown as evidence (default: 16)")
         parser.add_argument(
             "--best",
@@ -75,7 +82,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
             cache_help="folder that keeps what --encoder saw",
             defaults_of="the checkpoint's own, else ",
         )
-        parser.set_defaults(run=function)
+        parser.set_defaults(run=function, command=name)
 
 
 def _ground(args: argparse.Namespace) -> int:
@@ -100,6 +107,8 @@ def _run(args: argparse.Namespace, highlights: bool) -> int:
         raise UsageError("the query is empty; say what to look for")
     if args.encoder == "none" and args.model is None:
         raise UsageError("without an encoder and a model nothing tells when the query happens; give one of them")
+    if args.time_format is not None and args.model is None:
+        raise UsageError("--time-format is how a model writes times; give --model")
     check_device(args.device)
     limits = limits_of(args)
     source = source_of(args, limits, args.quiet)
@@ -120,7 +129,8 @@ def _run(args: argparse.Namespace, highlights: bool) -> int:
 
 def _finder(args: argparse.Namespace, limits, highlights: bool):
     """A function from the video to what was found in it and to the video's facts."""
-    from ntlbg.grounding.finding import find_by_checkpoint, find_by_curve, find_by_numbers
+    from ntlbg.grounding.finding import find_by_checkpoint, find_by_curve, find_by_numbers, find_by_text
+    from ntlbg.grounding.tasks import Grounding
     from ntlbg.report import VideoFacts
     from ntlbg.selection.answering import VideoAnswerer, load_answerer
     from ntlbg.selection.api import FrameSelector
@@ -147,6 +157,16 @@ def _finder(args: argparse.Namespace, limits, highlights: bool):
         limits=limits,
         **sampling,
     )
+    if isinstance(answerer, VideoAnswerer) and args.time_format is not None:
+        answerer.processor.video_processor.number_frames = args.time_format == "numbers"
+
+        def by_text(source):
+            row, task = {"question": args.query}, "highlights" if highlights else "moment"
+            grounding = Grounding(args.time_format)
+            found = find_by_text(answerer.open(source), row, grounding, task, args.k, args.best)
+            return found, VideoFacts.of(found.video)
+
+        return by_text
     if isinstance(answerer, VideoAnswerer):
         answerer.max_new_tokens = 1
 
@@ -155,6 +175,8 @@ def _finder(args: argparse.Namespace, limits, highlights: bool):
             return found, VideoFacts.of(found.video)
 
         return by_checkpoint
+    if args.time_format not in (None, "numbers"):
+        raise UsageError(f"--time-format {args.time_format} is for NTLBG models; this one reads numbers off frames")
 
     def by_numbers(source):
         found = find_by_numbers(answerer, source, args.query, args.k, highlights=highlights, most=args.best)
@@ -204,7 +226,7 @@ def _write(args: argparse.Namespace, found: Found, video, timings: dict[str, flo
             timings=timings,
             moments=[(span.start, span.end, span.confidence) for span in found.spans],
         )
-        paths = write_report(args.report, video=video, questions=[question], command="ntlbg ground")
+        paths = write_report(args.report, video=video, questions=[question], command=f"ntlbg {args.command}")
         if args.json != "-":
             print("\n" + "\n".join(f"wrote {path}" for path in paths))
     print_notes(list(dict.fromkeys([*video.warnings, *found.notes])))

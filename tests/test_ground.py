@@ -9,8 +9,10 @@ from test_cli import assert_one_sentence, clip, encoder, models, run  # noqa: F4
 
 from ntlbg.data.world_dataset import split_questions
 from ntlbg.data.world_video import write_video
-from ntlbg.grounding.finding import find_by_numbers
-from ntlbg.selection.answering import ImageAnswerer, load_answerer
+from ntlbg.errors import InputError
+from ntlbg.grounding.finding import find_by_numbers, find_by_text
+from ntlbg.grounding.tasks import Grounding
+from ntlbg.selection.answering import ImageAnswerer, VideoAnswerer, load_answerer
 
 
 TINY = Path(__file__).parents[1] / "checkpoints" / "ntlbg-tiny"
@@ -98,11 +100,58 @@ def test_numbers_in_the_answer_are_those_on_the_frames_and_mean_their_times(clip
     assert (found.spans[0].start, found.spans[0].end) == (found.seconds[first], found.seconds[second])
 
 
+class Writes(VideoAnswerer):
+    """An NTLBG model of which only the words are given; what it is told is kept."""
+
+    words = ""
+    told = None
+
+    def _generate(self, *args, prompt=None, **options):
+        self.told = prompt
+        _, *rest = super()._generate(*args, prompt=prompt, **options)
+        return self.words, *rest
+
+
+def test_times_that_a_model_writes_are_those_of_its_candidates(clip):  # noqa: F811
+    real = load_answerer(str(TINY))
+    answerer = Writes(real.model, real.processor, max_new_tokens=2)
+    answerer.processor.video_processor.number_frames = True
+    opened, row = answerer.open(clip), {"question": QUESTION}
+    seconds = opened.candidates.timestamps
+    answerer.words = "From Frame 2 to Frame 5, From Frame 6 to Frame 7"
+    found = find_by_text(opened, row, Grounding("numbers"), "moment", 2, most=2)
+    assert [(span.start, span.end) for span in found.spans] == [(seconds[2], seconds[5]), (seconds[6], seconds[7])]
+    assert 0 < found.spans[0].confidence <= 1
+    assert answerer.told == Grounding("numbers").prompt("moment", row)
+    answerer.words = "The highlights are at 0.0, 1.0 seconds. Their saliency scores are 2, 4.5."
+    found = find_by_text(opened, row, Grounding("text"), "highlights", 2)
+    assert sorted(score for score in found.saliency if score is not None) == [0.4, 0.9]
+    found = find_by_text(opened, row, Grounding("text"), "moment", 2)
+    assert found.spans == []
+    assert found.unread
+    with pytest.raises(InputError, match="no time token '<0>'"):
+        find_by_text(opened, row, Grounding("tokens"), "moment", 2)
+
+
+def test_a_checkpoint_writes_times_on_request_and_the_page_tells_the_command(capsys, clip, tmp_path):  # noqa: F811
+    for command, form in (("ground", "numbers"), ("highlights", "text")):
+        report = tmp_path / f"{command}.html"
+        options = ("--model", TINY, "--time-format", form, "--json", "-", "--report", report)
+        code, out, _ = run(capsys, command, clip, QUESTION, *options)
+        described = json.loads(out)
+        assert described["answer"] is not None
+        assert code == (0 if described["spans"] else 1)
+        assert f"ntlbg {command}" in report.read_text()
+        assert (f"ntlbg {'ground' if command == 'highlights' else 'highlights'}") not in report.read_text()
+
+
 def test_bad_input_is_one_sentence(capsys, clip, models):  # noqa: F811
     for arguments in (
         ("ground", clip, " "),
         ("ground", clip, QUESTION, "--encoder", "none"),
         ("ground", "no-such-file.mp4", QUESTION),
+        ("ground", clip, QUESTION, "--time-format", "text"),
+        ("ground", clip, QUESTION, "--model", TINY, "--time-format", "tokens"),
         ("highlights", clip, QUESTION, "--best", "0"),
         (
             "ground",

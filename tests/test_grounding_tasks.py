@@ -12,8 +12,9 @@ from ntlbg.data.frozen_features import FrozenFeatures
 from ntlbg.data.qa_dataset import load_qa
 from ntlbg.data.qa_records import BadRow, parse_row
 from ntlbg.errors import InputError
-from ntlbg.evaluation.grounded_answers import read_answer, score_grounded
-from ntlbg.grounding.tasks import TASKS, TIME_FORMATS, Grounding, clip_saliency, parse_grounded
+from ntlbg.evaluation.grounded_answers import score_grounded
+from ntlbg.grounding.names import TASKS, TIME_FORMATS
+from ntlbg.grounding.tasks import Grounding, clip_saliency, parse_grounded, read_grounded
 from ntlbg.grounding.time_formats import TimeParseError
 from ntlbg.grounding.time_tokens import add_time_tokens
 from ntlbg.training.collator import NTLBGDataCollator
@@ -123,7 +124,7 @@ def test_an_answer_of_another_form_is_refused_in_one_line(task, text):
 @pytest.mark.parametrize("task", TASKS)
 def test_whatever_is_said_the_times_lie_in_the_video_or_it_is_refused(task, time_format, text):
     _, times = formats(time_format)
-    said, why = read_answer(task, text, times)
+    said, why = read_grounded(task, text, times)
     assert (said is None) != (why is None)
     if said is not None:
         assert all(0 <= start <= end <= 8 for start, end in said.spans)
@@ -133,7 +134,7 @@ def test_whatever_is_said_the_times_lie_in_the_video_or_it_is_refused(task, time
 def test_an_unread_answer_scores_nothing_and_is_counted_never_the_whole_video():
     _, times = formats("text")
     for task in TASKS:
-        said, _ = read_answer(task, "It is all over the video.", times)
+        said, _ = read_grounded(task, "It is all over the video.", times)
         scores, words = score_grounded(task, said, {**FULL, "spans": [[0.0, 8.0]]})
         metrics = scores.metrics()
         assert (metrics["grounded"], metrics["parse_failures"]) == (1, 1)
@@ -150,7 +151,7 @@ def test_scores_of_rows_add_up_to_their_means():
         ("grounded_answer", "A pale blue. Evidence: 0.0 - 4.0 seconds"),
         ("highlights", "The highlights are at 3.0 seconds. Their saliency scores are 5.0."),
     ):
-        scores, words = score_grounded(task, read_answer(task, text, times)[0], FULL)
+        scores, words = score_grounded(task, read_grounded(task, text, times)[0], FULL)
         total = scores if total is None else total + scores
         assert words.exact == (task == "grounded_answer")
     metrics = type(total).of_sums(total.sums()).metrics()

@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 
 from ntlbg.evaluation.highlight_scores import highlight_scores
 from ntlbg.evaluation.span_scores import grounding_scores
-from ntlbg.grounding.tasks import GroundedText, clip_saliency, parse_grounded
-from ntlbg.grounding.time_formats import TimeFormat, TimeParseError
+from ntlbg.grounding.tasks import GroundedText, clip_saliency
 from ntlbg.training.answer_scoring import AnswerScores, score_answer
 
 
@@ -54,19 +53,11 @@ class GroundingScores:
         return metrics
 
 
-def read_answer(task: str, text: str, times: TimeFormat) -> tuple[GroundedText | None, str | None]:
-    """What an answer says, or None and why it cannot be read."""
-    try:
-        return parse_grounded(task, text, times), None
-    except TimeParseError as error:
-        return None, str(error)
-
-
 def score_grounded(task: str, said: GroundedText | None, row: dict) -> tuple[GroundingScores, AnswerScores]:
     """
     Args:
         task: what the row asked.
-        said: see `read_answer`; None for what could not be read.
+        said: see `tasks.read_grounded`; None for what could not be read.
         row: with the truth: `spans`, `saliency`, `answer`. What it lacks is not scored; captions' words are not.
 
     Returns:
@@ -93,4 +84,4 @@ def saliency_of(said: GroundedText, row: dict) -> list[float]:
     return clip_saliency(said.highlights, row["duration"], row["saliency"]["clip_len"])
 
 
-__all__ = ["GroundingScores", "read_answer", "saliency_of", "score_grounded"]
+__all__ = ["GroundingScores", "saliency_of", "score_grounded"]

@@ -1,7 +1,8 @@
-"""When something happens in a video, without training: by a relevance curve, or by numbers that a model reads.
+"""When something happens in a video: by a relevance curve, or by times that a model writes.
 
 `find_by_curve` needs a dual encoder; `find_by_checkpoint` an NTLBG checkpoint whose relevance is trained (or that has
-a scorer); `find_by_numbers` any vision-language model of transformers that takes several images.
+a scorer); `find_by_numbers` any vision-language model of transformers that takes several images, and no training;
+`find_by_text` an NTLBG model, which should have learnt the time format.
 """
 
 from __future__ import annotations
@@ -16,25 +17,15 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from ntlbg.grounding.spans import Span, saliency, spans_of_curve
-from ntlbg.grounding.time_formats import NumberFormat, TimeParseError, parse_highlights
+from ntlbg.grounding.tasks import GroundedText, Grounding, read_grounded
+from ntlbg.grounding.time_tokens import check_time_tokens
 from ntlbg.modeling_ntlbg.selection_ntlbg import Selection
 from ntlbg.processors.frame_numbers_ntlbg import number_frames
-from ntlbg.selection.answering import IMAGE_SIDE, ImageAnswerer, ModelError, VideoAnswerer
+from ntlbg.selection.answering import IMAGE_SIDE, ImageAnswerer, ModelError, OpenVideo, VideoAnswerer
 from ntlbg.selection.api import FrameSelector
 from ntlbg.selection.chat import image_part
-from ntlbg.selection.features import FrameSelection
+from ntlbg.selection.features import CandidateFeatures, FrameSelection
 
-
-NUMBERED = "Each picture is a frame of one video and bears its number in red in its bottom right corner."
-ASK_MOMENT = (
-    NUMBERED + " Between which frames does this happen: {query}? Reply with one line of the form "
-    "'From Frame x to Frame y', with the numbers that stand on the frames."
-)
-ASK_HIGHLIGHTS = (
-    NUMBERED + " Which of these frames show best: {query}? Reply with one line of the form 'The highlight frames are "
-    "in the x, y, z frames. Their saliency scores are a, b, c.', with the numbers that stand on the frames and scores "
-    "from 1 to 5."
-)
 
 NOTHING_STANDS_OUT = "No moment stands out from the rest of the video for this query."
 
@@ -51,7 +42,8 @@ class Found:
         seconds: (T,), the candidates' times.
         saliency: (T,), in [0, 1], of a curve; of an answer the scores / 5, None where a frame got none.
         answer: what the model said, if one was asked.
-        unread: why that answer names no moment, or None.
+        said: what of it was read, or None.
+        unread: why it cannot be read, or None.
         notes: what the reader should know.
         video: what carries the video's name, length and size.
     """
@@ -63,6 +55,7 @@ class Found:
     seconds: np.ndarray
     saliency: list[float | None]
     answer: str | None = None
+    said: GroundedText | None = None
     unread: str | None = None
     notes: list[str] = field(default_factory=list)
     video: Any = None
@@ -84,10 +77,14 @@ class Found:
 def find_by_curve(selector: FrameSelector, video: Any, query: str, k: int = 16, most: int = 1) -> Found:
     """Moments at which a dual encoder's relevance stands out, see `spans_of_curve`.
 
+    Args:
+        video: as `FrameSelector.encode` takes it, or what that made of it.
+
     Raises:
         VideoError: the video cannot be read. EncoderError: there is no dual encoder.
     """
-    selection = selector.select(selector.encode(video), query, k, max_side=IMAGE_SIDE)
+    features = video if isinstance(video, CandidateFeatures) else selector.encode(video)
+    selection = selector.select(features, query, k, max_side=IMAGE_SIDE)
     looked_at = selection.clip or (0.0, selection.duration)
     return _of_curve(
         query, selection, selection.frames, selection.candidate_seconds, selection.relevance, looked_at, most
@@ -95,12 +92,20 @@ def find_by_curve(selector: FrameSelector, video: Any, query: str, k: int = 16, 
 
 
 def find_by_checkpoint(answerer: VideoAnswerer, video: Any, query: str, k: int | None = None, most: int = 1) -> Found:
-    """The same with the relevance of an NTLBG model; make the answerer with `max_new_tokens=1`, its text is not used.
+    """`find_by_relevance` in a video that is opened for it.
 
     Raises:
         VideoError: the video cannot be read. ModelError: nothing in the model judges relevance.
     """
-    opened = answerer.open(video)
+    return find_by_relevance(answerer.open(video), query, k, most)
+
+
+def find_by_relevance(opened: OpenVideo, query: str, k: int | None = None, most: int = 1) -> Found:
+    """The same with the relevance of an NTLBG model; make the answerer with `max_new_tokens=1`, its text is not used.
+
+    Raises:
+        ModelError: nothing in the model judges relevance.
+    """
     answer = opened.ask(query, k)
     selection = answer.selection
     if selection.relevance is None:
@@ -124,50 +129,85 @@ def find_by_numbers(
     the geometric mean of the probabilities the model gave its own tokens. An answer that names no moment gives none.
 
     Args:
+        video: as `FrameSelector.encode` takes it, or what that made of it.
         highlights: ask for frames with scores instead of one span; runs of scored neighbours become the moments.
 
     Raises:
         VideoError: the video cannot be read. EncoderError: the encoder judges no query.
     """
-    selector = answerer.frames
-    features = selector.encode(video)
-    selection = selector.select(features, query if selector.encoder is not None else None, k, max_side=IMAGE_SIDE)
+    selector, grounding, task = answerer.frames, Grounding("numbers"), "highlights" if highlights else "moment"
+    features = video if isinstance(video, CandidateFeatures) else selector.encode(video)
+    selection = selector.select(
+        features, query if selector.encoder is not None else None, k, selector=answerer.selector, max_side=IMAGE_SIDE
+    )
     selection = dataclasses.replace(selection, frames=number_frames(selection.frames, selection.positions))
     content = [image_part(image) for image in selection.images()]
-    content.append({"type": "text", "text": (ASK_HIGHLIGHTS if highlights else ASK_MOMENT).format(query=query)})
+    content.append({"type": "text", "text": grounding.prompt(task, {"question": query})})
     recorder = _Certainty()
     text = answerer._generate([{"role": "user", "content": content}], logits_processor=LogitsProcessorList([recorder]))
-    times = NumberFormat(features.candidate_seconds, duration=features.duration)
+    seconds = features.candidate_seconds
+    found = Found(query, [], selection, selection.frames, seconds, [None] * len(seconds), notes=selection.warnings[:])
+    times = grounding.times(features.duration, seconds, 1)
+    return _read(found, task, text, times, recorder.confidence, most, selection.positions.tolist())
+
+
+def find_by_text(
+    opened: OpenVideo, row: dict, grounding: Grounding, task: str, k: int | None = None, most: int = 1
+) -> Found:
+    """Ask an NTLBG model about an opened video as it is asked in training, and read its answer strictly.
+
+    With numbers, the processor should draw them (`number_frames`) when the video is opened. The confidence is that of
+    `find_by_numbers`.
+
+    Args:
+        row: with `question`, and `options` and `duration` where it has them.
+
+    Raises:
+        InputError: the tokenizer lacks the time tokens that the format needs.
+    """
+    processor, candidates, recorder = opened.answerer.processor, opened.candidates, _Certainty()
+    if grounding.time_format == "tokens":
+        check_time_tokens(processor.tokenizer, grounding.bins)
+    prompt = grounding.prompt(task, row)
+    answer = opened.ask(row["question"], k, prompt=prompt, logits_processor=LogitsProcessorList([recorder]))
+    seconds, selection = candidates.timestamps, answer.selection
     found = Found(
-        query=query,
-        spans=[],
-        selection=selection,
-        frames=selection.frames,
-        seconds=features.candidate_seconds,
-        saliency=[None] * len(features.candidate_seconds),
-        answer=text,
-        notes=list(selection.warnings),
+        row["question"],
+        [],
+        selection,
+        answer.frames,
+        seconds,
+        [None] * len(seconds),
+        notes=answer.notes,
+        video=candidates,
     )
-    try:
-        if highlights:
-            _read_highlights(found, parse_highlights(text, times), recorder.confidence, most)
-        else:
-            start, end = times.parse_span(text)
-            found.spans = [Span(start, end, recorder.confidence, (start + end) / 2, recorder.confidence)]
-    except TimeParseError as error:
-        found.unread = str(error)
-        found.notes.append(f"The model's answer names no moment: {error}.")
+    step = processor.video_processor.temporal_patch_size
+    times = grounding.times(row.get("duration", candidates.duration), seconds, step)
+    return _read(found, task, answer.text, times, recorder.confidence, most, selection.candidate_indices.tolist())
+
+
+def _read(found: Found, task: str, text: str, times, confidence: float, most: int, shown: list[int]) -> Found:
+    """`found` with what the answer says; `shown` are the positions of the frames that the model saw."""
+    found.answer = text
+    found.said, found.unread = read_grounded(task, text, times)
+    if found.said is None:
+        found.notes.append(f"The model's answer names no moment: {found.unread}.")
+    elif task == "highlights":
+        _place_highlights(found, confidence, most, shown)
+    else:
+        spans = [Span(start, end, confidence, (start + end) / 2, confidence) for start, end in found.said.spans]
+        found.spans = spans[:most]
     return found
 
 
-def _read_highlights(found: Found, scored: list[tuple[float, float]], confidence: float, most: int) -> None:
-    """Saliency from (seconds, score), and moments from frames that were shown next to each other."""
-    places = {float(second): place for place, second in enumerate(found.seconds)}
-    for second, score in scored:
-        found.saliency[places[second]] = score / 5
-    shown = sorted(set(found.selection.positions.tolist()) | {places[second] for second, _ in scored})
+def _place_highlights(found: Found, confidence: float, most: int, shown: list[int]) -> None:
+    """Saliency of the candidates nearest to the times, and moments from those that were shown next to each other."""
+    for second, score in found.said.highlights:
+        place = int(np.abs(found.seconds - second).argmin())
+        found.saliency[place] = max(found.saliency[place] or 0.0, score / 5)
+    scored = {place for place, score in enumerate(found.saliency) if score is not None}
     run: list[int] = []
-    for place in [*shown, None]:
+    for place in [*sorted(set(shown) | scored), None]:
         if place is not None and found.saliency[place] is not None:
             run.append(place)
         elif run:
@@ -202,4 +242,4 @@ class _Certainty(LogitsProcessor):
         return math.exp(sum(self.logs) / max(len(self.logs), 1))
 
 
-__all__ = ["Found", "find_by_checkpoint", "find_by_curve", "find_by_numbers"]
+__all__ = ["Found", "find_by_checkpoint", "find_by_curve", "find_by_numbers", "find_by_relevance", "find_by_text"]

@@ -24,6 +24,7 @@ import numpy as np
 
 from ntlbg.data.qa_records import BadRow, question_text, target_text
 from ntlbg.errors import InputError
+from ntlbg.grounding.names import TASKS, TIME_FORMATS
 from ntlbg.grounding.time_formats import (
     BINS,
     GROUNDING_TOKEN,
@@ -36,9 +37,6 @@ from ntlbg.grounding.time_formats import (
     quoted,
 )
 
-
-TIME_FORMATS = ("numbers", "tokens", "text")
-TASKS = ("moment", "highlights", "dense_captions", "grounded_answer")
 
 # From this mean score of its annotators on, 0 to 4 as in QVHighlights, a clip is a highlight: the level "fair".
 LEAST_SALIENCY = 2.0
@@ -80,9 +78,9 @@ class Grounding:
     """How times are asked for and written.
 
     Args:
-        time_format: one of `TIME_FORMATS`.
-        task: one of `TASKS`, for all rows; by default a row's `answer_type` says which, and a row that names none
-            of them is an ordinary question.
+        time_format: one of `names.TIME_FORMATS`.
+        task: one of `names.TASKS`, for all rows; by default a row's `answer_type` says which, and a row that names
+            none of them is an ordinary question.
         bins: M of the time tokens.
 
     Raises:
@@ -147,6 +145,14 @@ def parse_grounded(task: str, text: str, times: TimeFormat) -> GroundedText:
     if task == "dense_captions":
         return _parse_captions(text, times)
     return _parse_answer(text, times)
+
+
+def read_grounded(task: str, text: str, times: TimeFormat) -> tuple[GroundedText | None, str | None]:
+    """What an answer says, or None and why it cannot be read."""
+    try:
+        return parse_grounded(task, text, times), None
+    except TimeParseError as error:
+        return None, str(error)
 
 
 def clip_saliency(highlights: Sequence[tuple[float, float]], duration: float, clip_len: float) -> list[float]:
@@ -264,10 +270,9 @@ def _parse_answer(text: str, times: TimeFormat) -> GroundedText:
 
 __all__ = [
     "LEAST_SALIENCY",
-    "TASKS",
-    "TIME_FORMATS",
     "GroundedText",
     "Grounding",
     "clip_saliency",
     "parse_grounded",
+    "read_grounded",
 ]

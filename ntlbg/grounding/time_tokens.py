@@ -12,6 +12,7 @@ import torch
 from tokenizers import AddedToken
 from torch import nn
 
+from ntlbg.errors import InputError
 from ntlbg.grounding.time_formats import BINS, GROUNDING_TOKEN
 
 
@@ -59,6 +60,20 @@ def add_time_tokens(model: nn.Module, tokenizer, bins: int = BINS) -> list[int]:
     return ids
 
 
+def check_time_tokens(tokenizer, bins: int = BINS) -> None:
+    """
+    Raises:
+        InputError: the tokenizer lacks time tokens.
+    """
+    known = tokenizer.get_vocab()
+    missing = [token for token in time_tokens(bins) if token not in known]
+    if missing:
+        raise InputError(
+            f"the tokenizer has no time token {missing[0]!r}; train the model with the time format 'tokens' (train.py "
+            "adds them), or take another time format"
+        )
+
+
 def trainable_rows(model: nn.Module, ids: list[int]) -> dict[str, list[int]]:
     """Peft's `trainable_token_indices`: these rows of the embeddings, and of an output layer that is not tied to them.
 
@@ -81,4 +96,4 @@ def _embedding_weights(model: nn.Module) -> list[nn.Parameter]:
     return weights
 
 
-__all__ = ["add_time_tokens", "time_tokens", "trainable_rows"]
+__all__ = ["add_time_tokens", "check_time_tokens", "time_tokens", "trainable_rows"]

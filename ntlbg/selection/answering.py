@@ -162,8 +162,11 @@ class VideoAnswerer:
 
     # The two methods below hold every call of the model and of its processor's tensors.
 
-    def _inputs(self, video: Any, question: str, selection: Selection | None = None, said: str = "") -> dict:
-        content = [{"type": "video"}, *({"type": "text", "text": text} for text in (said, question) if text)]
+    def _inputs(
+        self, video: Any, question: str, selection: Selection | None = None, said: str = "", prompt: str | None = None
+    ) -> dict:
+        texts = (said, question if prompt is None else prompt)
+        content = [{"type": "video"}, *({"type": "text", "text": text} for text in texts if text)]
         inputs = self.processor(
             [{"role": "user", "content": content}],
             videos=[video],
@@ -175,7 +178,15 @@ class VideoAnswerer:
 
     @torch.no_grad()
     def _generate(
-        self, opened: OpenVideo, question: str, k: int | None, budget: int | None, timings: dict[str, float]
+        self,
+        opened: OpenVideo,
+        question: str,
+        k: int | None,
+        budget: int | None,
+        timings: dict[str, float],
+        *,
+        prompt: str | None = None,
+        **options,
     ) -> tuple[str, Selection, list[list[Cue]] | None, list[str]]:
         if self.two_looks:
             with timed(timings, "choose"):
@@ -193,11 +204,11 @@ class VideoAnswerer:
                     selection = self._given(looked, opened.seen["group_timestamps"], k, scores)
             with timed(timings, "read the chosen"):
                 told, notes = opened.told_at(selection.timestamps)
-                inputs = self._inputs(opened.source, question, selection, transcript(told or []))
+                inputs = self._inputs(opened.source, question, selection, transcript(told or []), prompt)
             inputs["selection"] = [selection]
         else:
             with timed(timings, "prepare the prompt"):
-                inputs = self._inputs(opened.candidates, question)
+                inputs = self._inputs(opened.candidates, question, prompt=prompt)
                 inputs.pop("pixel_values_videos")
                 inputs.update(opened.seen)
                 grid = inputs["video_grid_thw"][0]
@@ -219,12 +230,12 @@ class VideoAnswerer:
                     if self.selector == OURS:
                         selection = self.model.select(**inputs)
                     told, notes = opened.told_at(selection.timestamps)
-                    inputs = self._inputs(opened.candidates, question, said=transcript(told))
+                    inputs = self._inputs(opened.candidates, question, said=transcript(told), prompt=prompt)
                     inputs.pop("pixel_values_videos")
                     inputs.update(opened.seen, selection=[selection])
         with timed(timings, "answer"):
             output = self.model.generate(
-                **inputs, return_selection=True, max_new_tokens=self.max_new_tokens, do_sample=False
+                **inputs, return_selection=True, max_new_tokens=self.max_new_tokens, do_sample=False, **options
             )
         new = output.sequences[0, inputs["input_ids"].shape[1] :]
         text = self.processor.tokenizer.decode(new, skip_special_tokens=True).strip()
@@ -278,15 +289,29 @@ class OpenVideo:
     subtitles: Subtitles | None = None
     subtitle_seconds: float | None = None
 
-    def ask(self, question: str, k: int | None = None, max_visual_tokens: int | None = None) -> Answer:
+    def ask(
+        self,
+        question: str,
+        k: int | None = None,
+        max_visual_tokens: int | None = None,
+        *,
+        prompt: str | None = None,
+        **options,
+    ) -> Answer:
         """Choose k groups for the question (or as many as fit the budget; else the checkpoint's own) and answer.
+
+        Args:
+            prompt: what the model is told instead of the question, by which the groups are chosen all the same.
+            options: further ones of `generate`.
 
         Raises:
             ModelError: the budget is below one group.
         """
         _check_question(question)
         timings: dict[str, float] = {}
-        text, selection, told, notes = self.answerer._generate(self, question, k, max_visual_tokens, timings)
+        text, selection, told, notes = self.answerer._generate(
+            self, question, k, max_visual_tokens, timings, prompt=prompt, **options
+        )
         pictures = torch.as_tensor(self.candidates.indices)
         selection = replace(selection.to("cpu"), query=question, frames_indices=pictures)
         if self.answerer.selector == OURS and selection.relevance is not None and "relevance" not in selection.strata:

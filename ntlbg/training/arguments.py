@@ -12,7 +12,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import patch_environment
 from transformers import TrainingArguments
 
-from ntlbg.grounding.tasks import TASKS, TIME_FORMATS
+from ntlbg.grounding.names import TASKS, TIME_FORMATS
 from ntlbg.training.loss_schedule import SCHEDULES
 
 

@@ -16,7 +16,8 @@ from ntlbg.data.frozen_features import FrozenFeatures
 from ntlbg.data.qa_records import BadRow, question_text, target_text, video_source
 from ntlbg.errors import InputError, first_sentence
 from ntlbg.grounding.tasks import Grounding
-from ntlbg.grounding.time_formats import GROUNDING_TOKEN, TimeFormat
+from ntlbg.grounding.time_formats import TimeFormat
+from ntlbg.grounding.time_tokens import check_time_tokens
 
 
 IGNORED_LABEL = -100
@@ -70,7 +71,7 @@ class NTLBGDataCollator:
         # A template or a tokenizer that cannot be trained with shows before the run.
         self._turn(self._prompt("?"), "?", "!")
         if grounding is not None and grounding.time_format == "tokens":
-            self._check_time_tokens(grounding.bins)
+            check_time_tokens(processor.tokenizer, grounding.bins)
 
     def for_generation(self) -> NTLBGDataCollator:
         """The same for `model.generate`: prompts without answers, padded on the left, and the `rows` themselves."""
@@ -174,15 +175,6 @@ class NTLBGDataCollator:
         tokens = [token for token in self.processor.tokenizer.all_special_tokens if token in text]
         if tokens:
             raise BadRow(f"its text holds {tokens[0]!r}, which the model reads as a sign of its own; take it out")
-
-    def _check_time_tokens(self, bins: int) -> None:
-        known = self.processor.tokenizer.get_vocab()
-        missing = [token for token in ("<0>", f"<{bins}>", GROUNDING_TOKEN) if token not in known]
-        if missing:
-            raise InputError(
-                f"the tokenizer has no time token {missing[0]!r}; add them to it and to the model with "
-                "`ntlbg.grounding.time_tokens.add_time_tokens`, or take another time format"
-            )
 
     def _prompt(self, question: str) -> str:
         return self.processor.apply_chat_template([_user_turn(question)], add_generation_prompt=True)

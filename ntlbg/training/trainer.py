@@ -14,7 +14,8 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput, has_length
 from transformers.utils import logging
 
-from ntlbg.evaluation.grounded_answers import GroundingScores, read_answer, score_grounded
+from ntlbg.evaluation.grounded_answers import GroundingScores, score_grounded
+from ntlbg.grounding.tasks import read_grounded
 from ntlbg.modeling_ntlbg.adapters_ntlbg import VideoFeatures
 from ntlbg.training.answer_scoring import AnswerScores, score_answer
 from ntlbg.training.arguments import NTLBGTrainingArguments
@@ -344,7 +345,7 @@ class NTLBGTrainer(Trainer):
                         scores += score_answer(text, row)
                         continue
                     task = self.data_collator.grounding.task_of(row)
-                    when, what = score_grounded(task, read_answer(task, text, of_row)[0], row)
+                    when, what = score_grounded(task, read_grounded(task, text, of_row)[0], row)
                     grounded, scores = grounded + when, scores + what
         answered = self._sum_lists([float(len(seen))])[0]
         metrics = AnswerScores(*(int(value) for value in self._sum_lists(scores.sums()))).metrics()
