@@ -17,6 +17,7 @@ import numpy as np
 COLORS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
 SHAPES = ("circle", "square", "triangle", "star", "cross", "diamond")
 BACKGROUNDS = ("forest", "desert", "ocean", "city", "snow", "night", "brick", "meadow")
+HELDOUT_BACKGROUNDS = ("canyon", "reef", "storm", "orchard", "harbour", "marble", "clay")  # never trained on
 
 MIN_EVENTS = 16
 MAX_EVENTS = 44
@@ -28,7 +29,12 @@ MIN_SCENE_SHARE = 0.127  # just above 1/8: eight evenly spaced frames meet every
 LONGEST_MARGIN = 0.25  # of the video: the longest scene then wins among eight evenly spaced frames as well
 
 # Seeds are split by range, so that no video of one split is ever drawn in another.
-SPLITS = {"train": (0, 1_000_000), "validation": (1_000_000, 2_000_000), "test": (2_000_000, 3_000_000)}
+SPLITS = {
+    "train": (0, 1_000_000),
+    "validation": (1_000_000, 2_000_000),
+    "test": (2_000_000, 3_000_000),
+    "test-background": (3_000_000, 4_000_000),
+}
 
 
 @dataclass(frozen=True)
@@ -109,7 +115,7 @@ class VideoSpec:
 
 
 def split_seed(split: str, index: int) -> int:
-    """Seed of the `index`-th video of a split ("train", "validation" or "test")."""
+    """Seed of the `index`-th video of a split, a key of `SPLITS`."""
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; pass one of {', '.join(SPLITS)}")
     low, high = SPLITS[split]
@@ -118,13 +124,20 @@ def split_seed(split: str, index: int) -> int:
     return low + index
 
 
-def build_video(seed: int, duration: int = 256, *, num_scenes: int | None = None) -> VideoSpec:
+def build_video(
+    seed: int,
+    duration: int = 256,
+    *,
+    num_scenes: int | None = None,
+    backgrounds: tuple[str, ...] = BACKGROUNDS,
+) -> VideoSpec:
     """Draw a video from `seed`.
 
     Args:
         seed: any non-negative integer; see `split_seed` for the ranges of the splits.
         duration: seconds, even, at least 128 (so that 16 events fit).
         num_scenes: 3 to 7, or None to draw it.
+        backgrounds: what the scenes are drawn from, 7 at least.
 
     Raises:
         ValueError: if `duration` or `num_scenes` is out of range.
@@ -134,13 +147,15 @@ def build_video(seed: int, duration: int = 256, *, num_scenes: int | None = None
     if num_scenes is not None and not SCENES[0] <= num_scenes <= SCENES[1]:
         raise ValueError(f"`num_scenes` must lie in {SCENES[0]}..{SCENES[1]}, but is {num_scenes}")
     rng = np.random.default_rng([7, seed, duration])
-    scenes = _draw_scenes(rng, duration, num_scenes)
+    scenes = _draw_scenes(rng, duration, num_scenes, backgrounds)
     events = _draw_events(rng, duration)
     distractors = tuple(draw_distractor(rng) for _ in range(rng.integers(2, 5)))
     return VideoSpec(seed, duration, scenes, events, distractors)
 
 
-def _draw_scenes(rng: np.random.Generator, duration: int, num_scenes: int | None) -> tuple[Scene, ...]:
+def _draw_scenes(
+    rng: np.random.Generator, duration: int, num_scenes: int | None, names: tuple[str, ...]
+) -> tuple[Scene, ...]:
     count = num_scenes or int(rng.integers(SCENES[0], SCENES[1] + 1))
     spare = 1.0 - count * MIN_SCENE_SHARE
     shares = np.full(count, MIN_SCENE_SHARE)
@@ -158,9 +173,9 @@ def _draw_scenes(rng: np.random.Generator, duration: int, num_scenes: int | None
     # Cuts fall on even seconds: the two frames of a group show one background.
     cuts = np.round(np.cumsum(shares)[:-1] * duration / 2).astype(int) * 2
     bounds = [0, *cuts.tolist(), duration]
-    backgrounds = rng.choice(len(BACKGROUNDS), size=count, replace=False)
+    backgrounds = rng.choice(len(names), size=count, replace=False)
     seeds = rng.integers(2**31, size=count)
-    return tuple(Scene(bounds[i], bounds[i + 1], BACKGROUNDS[backgrounds[i]], int(seeds[i])) for i in range(count))
+    return tuple(Scene(bounds[i], bounds[i + 1], names[backgrounds[i]], int(seeds[i])) for i in range(count))
 
 
 def _draw_events(rng: np.random.Generator, duration: int) -> tuple[Event, ...]:

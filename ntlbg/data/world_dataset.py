@@ -8,7 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ntlbg.data.questions import KINDS, Question, make_questions, to_record
-from ntlbg.data.world import VideoSpec, build_video, split_seed
+from ntlbg.data.world import BACKGROUNDS, HELDOUT_BACKGROUNDS, VideoSpec, build_video, split_seed
 from ntlbg.data.world_video import write_video
 
 
@@ -42,13 +42,20 @@ def split_questions(
     The questions of a video depend on its seed and on the arguments that word them, not on the other videos.
 
     Args:
+        split: "test-background" has scenes never seen in training; as their names were not either, nobody is asked
+            which was longest.
         duration: seconds of each video; None for `mixed_seconds`.
     """
+    unseen = split == "test-background"
+    backgrounds = HELDOUT_BACKGROUNDS if unseen else BACKGROUNDS
+    kinds = tuple(kind for kind in KINDS if not (unseen and kind == "longest"))
     videos = []
     for index in range(first, first + count):
-        spec = build_video(split_seed(split, index), mixed_seconds(index) if duration is None else duration)
+        seconds = mixed_seconds(index) if duration is None else duration
+        spec = build_video(split_seed(split, index), seconds, backgrounds=backgrounds)
         rng = np.random.default_rng([37, spec.seed, spec.duration])
-        videos.append((spec, make_questions(spec, rng, per_kind=per_kind, wording=wording, free=free)))
+        questions = make_questions(spec, rng, kinds=kinds, per_kind=per_kind, wording=wording, free=free)
+        videos.append((spec, questions))
     return videos
 
 

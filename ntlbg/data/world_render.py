@@ -102,6 +102,14 @@ _TEXTURES = {
     "night": (((16, 16, 34), (150, 150, 140)), _stars),
     "brick": (((134, 122, 114), (112, 62, 50)), _bricks),
     "meadow": (((88, 118, 62), (128, 148, 84)), _tufts),
+    # Held out: textures that are known in palettes that are not.
+    "canyon": (((96, 58, 48), (150, 104, 84)), _dunes),
+    "reef": (((38, 92, 92), (96, 140, 128)), _tufts),
+    "storm": (((52, 56, 66), (98, 102, 112)), _waves),
+    "orchard": (((74, 58, 42), (118, 126, 82)), _trunks),
+    "harbour": (((36, 54, 74), (112, 118, 120)), _windows),
+    "marble": (((152, 150, 146), (120, 112, 116)), _flakes),
+    "clay": (((128, 98, 92), (96, 78, 82)), _bricks),
 }
 
 
