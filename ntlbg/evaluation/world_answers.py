@@ -41,7 +41,7 @@ class Look:
         inputs: the processor's tensors of the Q prompts, without pixels.
         seconds: (T,) of each group's first picture.
         relevance: (Q, T) logits of the trained head.
-        others: the query tokens of Q questions about other videos, which `SHUFFLED` chooses by.
+        others: the query tokens of Q questions about other videos, which `SHUFFLED` chooses by; None: it is not asked.
     """
 
     questions: Sequence[Question]
@@ -49,7 +49,7 @@ class Look:
     inputs: dict[str, torch.Tensor]
     seconds: torch.Tensor
     relevance: torch.Tensor
-    others: dict[str, torch.Tensor]
+    others: dict[str, torch.Tensor] | None = None
 
 
 class WorldAnswerer:
@@ -60,7 +60,9 @@ class WorldAnswerer:
         self.processor = NTLBGProcessor.from_pretrained(checkpoint)
 
     @torch.no_grad()
-    def look(self, video: Any, questions: Sequence[Question], others: Sequence[str]) -> Look:
+    def look(
+        self, video: Any, questions: Sequence[Question], others: Sequence[str] | None = None, **sampling: float
+    ) -> Look:
         """
         Decode and encode one video.
 
@@ -68,8 +70,9 @@ class WorldAnswerer:
             video: as the processor takes it.
             questions: to this video.
             others: as many questions, about other videos.
+            sampling: `candidate_fps`, `max_candidates`; the processor's own where not given.
         """
-        candidates = self.processor.video_processor.fetch(video)[0]
+        candidates = self.processor.video_processor.fetch(video, **sampling)[0]
         rows = [
             [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": question.text}]}]
             for question in questions
@@ -78,7 +81,9 @@ class WorldAnswerer:
         features = self.model.encode_video(**first)[0]
         options = {"padding": True, "text_kwargs": {"padding_side": "left"}}
         inputs = dict(self.processor(rows, videos=[[candidates] for _ in rows], **options))
-        swapped = self.processor(rows, videos=[[candidates] for _ in rows], query=list(others), **options)
+        swapped = None
+        if others is not None:
+            swapped = _query(self.processor(rows, videos=[[candidates] for _ in rows], query=list(others), **options))
         del inputs["pixel_values_videos"]
         return Look(
             questions=questions,
@@ -86,7 +91,7 @@ class WorldAnswerer:
             inputs=inputs,
             seconds=first["group_timestamps"],
             relevance=self.model.relevance_logits(features, **_query(inputs)),
-            others=_query(swapped),
+            others=swapped,
         )
 
     @torch.no_grad()
