@@ -7,7 +7,7 @@ import torch
 from transformers.cache_utils import Cache
 from transformers.utils import ModelOutput
 
-from ntlbg.modeling_ntlbg.adapters_ntlbg import VideoFeatures
+from ntlbg.modeling_ntlbg.base_adapter_ntlbg import VideoFeatures
 from ntlbg.modeling_ntlbg.selection_ntlbg import Selection
 
 

@@ -424,8 +424,8 @@ def test_inputs_that_do_not_fit_together_are_refused_in_one_sentence(model, proc
 
 
 def test_a_base_without_adapter_is_refused_with_the_list_of_known_ones():
-    with pytest.raises(ValueError, match=r"llava_onevision.*qwen2_5_vl, qwen2_vl, qwen3_vl"):
-        NTLBGConfig(base_config=transformers.LlavaOnevisionConfig())
+    with pytest.raises(ValueError, match=r"'llava'.*internvl, llava_onevision, qwen2_5_vl, qwen2_vl, qwen3_vl"):
+        NTLBGConfig(base_config=transformers.LlavaConfig())
 
 
 @torch.no_grad()

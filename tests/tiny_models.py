@@ -2,6 +2,7 @@
 
 import torch
 import transformers
+from tiny_frames import FRAME_FAMILIES, frame_config
 
 from ntlbg.modeling_ntlbg.modeling_ntlbg import NTLBGForConditionalGeneration
 
@@ -41,15 +42,6 @@ SMALL = {
 
 def tiny_base(family: str, tokenizer, tie_word_embeddings: bool = False, seed: int = 0):
     """A random-weight base model of the family, in evaluation mode, whose answers depend on what it sees."""
-    ids = {
-        name + "_token_id": tokenizer.convert_tokens_to_ids(f"<|{token}|>")
-        for name, token in (
-            ("image", "image_pad"),
-            ("video", "video_pad"),
-            ("vision_start", "vision_start"),
-            ("vision_end", "vision_end"),
-        )
-    }
     text = {
         "vocab_size": len(tokenizer),
         "hidden_size": 64,
@@ -68,14 +60,22 @@ def tiny_base(family: str, tokenizer, tie_word_embeddings: bool = False, seed: i
     }
     if family != "qwen3_vl":
         text.pop("head_dim")
-    config = getattr(transformers, CONFIG_CLASSES[family])(
-        text_config=text,
-        vision_config={**VISION[family], "initializer_range": 0.2},
-        tie_word_embeddings=tie_word_embeddings,
-        **ids,
-    )
+    if family in FRAME_FAMILIES:
+        config = frame_config(family, tokenizer, text, tie_word_embeddings)
+    else:
+        config = getattr(transformers, CONFIG_CLASSES[family])(
+            text_config=text,
+            vision_config={**VISION[family], "initializer_range": 0.2},
+            tie_word_embeddings=tie_word_embeddings,
+            **_qwen_ids(tokenizer),
+        )
     torch.manual_seed(seed)
     return transformers.AutoModelForImageTextToText.from_config(config, attn_implementation="sdpa").eval()
+
+
+def _qwen_ids(tokenizer) -> dict:
+    tokens = ("image", "image_pad"), ("video", "video_pad"), ("vision_start",) * 2, ("vision_end",) * 2
+    return {f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{token}|>") for name, token in tokens}
 
 
 def tiny_model(family: str, tokenizer, seed: int = 0, **config_kwargs) -> NTLBGForConditionalGeneration:

@@ -6,6 +6,7 @@ survives a round trip; the processors are transformers' own classes with small p
 
 import numpy as np
 import transformers
+from tiny_frames import FRAME_FAMILIES, MARKERS, frame_processor
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 
@@ -43,15 +44,16 @@ FAMILIES = {
 }
 
 
-def tiny_tokenizer(padding_side: str = "right"):
-    """A deterministic byte-level BPE tokenizer of about 300 entries with Qwen's special tokens; pads with
-    `<|endoftext|>` on `padding_side`."""
+def tiny_tokenizer(padding_side: str = "right", markers: dict | None = None):
+    """A deterministic byte-level BPE tokenizer of about 300 entries with Qwen's special tokens and `markers` (by the
+    name of their attribute); pads with `<|endoftext|>` on `padding_side`."""
+    special_tokens = [*SPECIAL_TOKENS, *(markers or {}).values()]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=300,
-        special_tokens=SPECIAL_TOKENS,
+        special_tokens=special_tokens,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -60,17 +62,20 @@ def tiny_tokenizer(padding_side: str = "right"):
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
-        additional_special_tokens=SPECIAL_TOKENS[1:],
+        additional_special_tokens=special_tokens[1:],
+        model_specific_special_tokens=markers,
         padding_side=padding_side,
         model_max_length=32768,
     )
 
 
 def tiny_base_processor(family: str, padding_side: str = "right", max_tokens_per_frame: int = 4):
-    """transformers' own processor of `family` ("qwen2_vl", "qwen2_5_vl", "qwen3_vl") at a tiny picture size.
+    """transformers' own processor of `family` (of `FAMILIES` or `FRAME_FAMILIES`) at a tiny picture size.
 
     Each group of two frames becomes at most about `max_tokens_per_frame` tokens for Qwen2-VL and Qwen2.5-VL; Qwen3-VL
     spends one budget on the whole video, which is set so that 64 frames get as much."""
+    if family in FRAME_FAMILIES:
+        return frame_processor(family, tiny_tokenizer(padding_side, MARKERS))
     processor_class, video_processor_class, patch_size = FAMILIES[family]
     token_pixels = (2 * patch_size) ** 2
     image_size = {"shortest_edge": token_pixels, "longest_edge": max_tokens_per_frame * token_pixels}

@@ -4,9 +4,7 @@ an accumulated batch has to be divided by.
 Shapes: B rows, L prompt tokens, V videos, T groups of a video, k kept.
 """
 
-import torch
 
-from ntlbg.modeling_ntlbg.prompt_ntlbg import find_videos
 from ntlbg.training.loss_schedule import LOSSES
 
 
@@ -28,9 +26,8 @@ def count_losses(model, batch: dict, *, teacher: bool) -> dict[str, int]:
     chosen_before = batch.get("selection") is not None or batch.get("kept_group_indices") is not None
     if grids is None or chosen_before:
         return counts
-    input_ids, mask = batch["input_ids"], batch.get("attention_mask")
-    mask = torch.ones_like(input_ids) if mask is None else mask
-    slots = find_videos(input_ids, mask, model.config.video_token_id, grids, model.adapter.tokens_per_group)
+    input_ids = batch["input_ids"]
+    slots = model.adapter.find_videos(input_ids, batch.get("attention_mask"), batch.get("mm_token_type_ids"), grids)
     asked = _asked_rows(batch, len(input_ids))
     evidence = batch.get("group_evidence")
     known = [False] * len(grids)
