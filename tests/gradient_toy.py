@@ -133,9 +133,9 @@ def reading_base(world: ToyWorld, *, steps: int = 150, batch: int = 32, lr: floa
         groups = shown.topk(count, dim=1).indices.sort(dim=1).values
         drawn.tokens = drawn.tokens[torch.arange(batch)[:, None], groups]
         inputs = drawn.inputs()
-        features = adapter.encoder_output(inputs.pop("video_features"))
+        features = adapter.encoder_outputs(inputs.pop("video_features"), None, None)
         inputs = {name: value for name, value in inputs.items() if not name.startswith("query_")}
-        _descend(base(**inputs, mm_encoder_outputs={"video": features}).loss, optimizer, [list(base.parameters())])
+        _descend(base(**inputs, mm_encoder_outputs=features).loss, optimizer, [list(base.parameters())])
         rates.step()
     return base.eval().requires_grad_(False)
 

@@ -12,7 +12,7 @@ from .remote_code_ntlbg import register
 
 
 # The adapters of modeling_ntlbg/adapters_ntlbg.py, by the base's model_type.
-SUPPORTED_BASES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl")
+SUPPORTED_BASES = ("internvl", "llava_onevision", "qwen2_5_vl", "qwen2_vl", "qwen3_vl")
 
 
 @strict
@@ -200,8 +200,9 @@ class NTLBGConfig(PreTrainedConfig):
         return self.base_config.image_token_id
 
     @property
-    def video_token_id(self) -> int:
-        return self.base_config.video_token_id
+    def video_token_id(self) -> int | None:
+        """`None` where a base has none of its own, because it reads frames as images (InternVL)."""
+        return getattr(self.base_config, "video_token_id", None)
 
 
 def _raise_value_errors(init):

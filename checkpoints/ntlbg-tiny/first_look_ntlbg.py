@@ -47,13 +47,15 @@ def base_first_look(processor, video, query: str | None, video_metadata, samplin
     video_processor = processor.video_processor
     sampling = {"max_side": 2 * processor.first_look_size, **sampling}
     candidates = video_processor.fetch(video, video_metadata, **sampling)[0]
-    token_side = video_processor.patch_size * video_processor.merge_size
-    small = _resized(candidates, processor.first_look_size, token_side)
+    small, options = candidates, {}
+    if video_processor.frame_grid is None:
+        token_side = video_processor.patch_size * video_processor.merge_size
+        small, options = _resized(candidates, processor.first_look_size, token_side), {"do_resize": False}
     content = [{"type": "video"}, *([{"type": "text", "text": query}] if query else [])]
     prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     # Numbers are for answering: drawn on frames this small they would be part of what the choice rests on.
     result = processor(
-        text=[prompt], videos=[small], query=query or "", do_resize=False, number_frames=False, return_tensors="pt"
+        text=[prompt], videos=[small], query=query or "", number_frames=False, return_tensors="pt", **options
     )
     result["frames_indices"] = torch.from_numpy(candidates.indices)
     return result

@@ -9,13 +9,12 @@ import dataclasses
 
 import torch
 
-from .adapters_ntlbg import VideoFeatures
+from .base_adapter_ntlbg import VideoFeatures
 from .durations_ntlbg import check_durations, until_next
 from .gate_ntlbg import TaskPull, gate_points
 from .gaussian_ntlbg import LowRankGaussian, fit_gaussian
 from .losses_ntlbg import align_loss, context_loss, evidence_loss, ntlbg_loss
 from .outputs_ntlbg import Choice
-from .prompt_ntlbg import find_videos
 from .rich_points_ntlbg import evidence_log_probabilities, soft_cell_pool
 from .scorer_ntlbg import scorer_descriptors, scorer_k, scorer_relevance
 from .selection_ntlbg import Selection
@@ -79,15 +78,15 @@ class LooksMixin:
         asked = query_attention_mask.bool().any(dim=1).tolist()
         return [row if has_question else None for row, has_question in zip(slots, asked, strict=True)]
 
-    def _query_per_video(self, query_ids, query_mask, videos: int, input_ids, attention_mask, grids) -> list:
+    def _query_per_video(
+        self, query_ids, query_mask, videos: int, input_ids, attention_mask, mm_token_type_ids, grids
+    ) -> list:
         """Slots (m, s), or None, of the query of each video."""
         rows = self._query_slots(query_ids, query_mask)
         if rows is None:
             return [None] * videos
         if input_ids is not None and grids is not None:
-            mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-            token = self.config.video_token_id
-            places = find_videos(input_ids, mask, token, grids, self.adapter.tokens_per_group)
+            places = self.adapter.find_videos(input_ids, attention_mask, mm_token_type_ids, grids)
             return [rows[place.row] for place in places]
         if len(rows) not in (1, videos):
             raise ValueError(
@@ -196,6 +195,7 @@ class LooksMixin:
         group_timestamps: torch.FloatTensor | None = None,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.LongTensor | None = None,
+        mm_token_type_ids: torch.IntTensor | None = None,
         scorer_pixel_values: torch.FloatTensor | None = None,
         scorer_features: torch.FloatTensor | None = None,
         frames_indices: torch.LongTensor | None = None,
@@ -215,8 +215,9 @@ class LooksMixin:
             scorer_features (`torch.FloatTensor` of shape `(T, d)`, *optional*): of `encode_for_scorer`, instead.
             others: all further `scorer_<name>` of the processor; anything else is ignored.
             query_input_ids, query_attention_mask (`torch.LongTensor` of shape `(B, Lq)`): one query per row.
-            input_ids, attention_mask (`torch.LongTensor` of shape `(B, L)`, *optional*): the prompt, which tells which
-                videos stand in which row; without it there has to be one query per video, or one for all.
+            input_ids, attention_mask, mm_token_type_ids (`torch.LongTensor` of shape `(B, L)`, *optional*): the
+                prompt, which tells which videos stand in which row; without it there has to be one query per video,
+                or one for all.
             frames_indices (`torch.LongTensor` of shape `(N,)`, *optional*): picture numbers of one video's candidates,
                 kept in its selection.
 
@@ -237,7 +238,13 @@ class LooksMixin:
                 )
             video_features = self.encode_video(pixel_values_videos, video_grid_thw)
         queries = self._query_per_video(
-            query_input_ids, query_attention_mask, len(video_features), input_ids, attention_mask, video_grid_thw
+            query_input_ids,
+            query_attention_mask,
+            len(video_features),
+            input_ids,
+            attention_mask,
+            mm_token_type_ids,
+            video_grid_thw,
         )
         seconds = self._split_times(group_timestamps, [len(video.tokens) for video in video_features])
         selections = []

@@ -200,6 +200,8 @@ class NTLBGForConditionalGeneration(PrepareMixin, LooksMixin, StatisticsMixin, N
         pixel_values: torch.FloatTensor | None = None,
         pixel_values_videos: torch.FloatTensor | None = None,
         image_grid_thw: torch.LongTensor | None = None,
+        image_sizes: torch.LongTensor | None = None,
+        batch_num_images: torch.LongTensor | None = None,
         video_grid_thw: torch.LongTensor | None = None,
         second_per_grid_ts: torch.Tensor | None = None,
         mm_token_type_ids: torch.IntTensor | None = None,
@@ -250,50 +252,39 @@ class NTLBGForConditionalGeneration(PrepareMixin, LooksMixin, StatisticsMixin, N
             **kwargs,
         }
         common["return_dict"] = True
+        named = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "inputs_embeds": inputs_embeds,
+            "labels": labels,
+            "pixel_values": pixel_values,
+            "image_grid_thw": image_grid_thw,
+            "image_sizes": image_sizes,
+            "batch_num_images": batch_num_images,
+            "pixel_values_videos": pixel_values_videos,
+            "video_grid_thw": video_grid_thw,
+            "second_per_grid_ts": second_per_grid_ts,
+            "mm_token_type_ids": mm_token_type_ids,
+            "query_input_ids": query_input_ids,
+            "query_attention_mask": query_attention_mask,
+            "group_timestamps": group_timestamps,
+            "kept_group_indices": kept_group_indices,
+            "kept_group_counts": kept_group_counts,
+            "video_features": video_features,
+            "selection": selection,
+            "group_evidence": group_evidence,
+            "num_representatives": num_representatives,
+            "max_visual_tokens": max_visual_tokens,
+        }
         if video_grid_thw is None:
             if past_key_values is None:
-                self._check_no_video(input_ids, pixel_values_videos, video_features)
-            optional = {"second_per_grid_ts": second_per_grid_ts} if second_per_grid_ts is not None else {}
-            output = self.vlm(
-                input_ids=input_ids,
-                attention_mask=attention_mask,
-                position_ids=position_ids,
-                inputs_embeds=inputs_embeds,
-                labels=labels,
-                pixel_values=pixel_values,
-                image_grid_thw=image_grid_thw,
-                mm_token_type_ids=mm_token_type_ids,
-                **optional,
-                **common,
-            )
-            result = self._output(output, [], labels)
+                self._check_no_video(named)
+            result = self._output(self.vlm(**self._base_inputs(named), **common), [], labels)
             return result if return_dict is not False else result.to_tuple()
         pull = TaskPull(labels, kwargs.get("num_items_in_batch"))
-        prepared, choices = self._prepare(
-            {
-                "input_ids": input_ids,
-                "attention_mask": attention_mask,
-                "position_ids": position_ids,
-                "labels": labels,
-                "pixel_values": pixel_values,
-                "image_grid_thw": image_grid_thw,
-                "pixel_values_videos": pixel_values_videos,
-                "video_grid_thw": video_grid_thw,
-                "second_per_grid_ts": second_per_grid_ts,
-                "mm_token_type_ids": mm_token_type_ids,
-                "query_input_ids": query_input_ids,
-                "query_attention_mask": query_attention_mask,
-                "group_timestamps": group_timestamps,
-                "kept_group_indices": kept_group_indices,
-                "kept_group_counts": kept_group_counts,
-                "video_features": video_features,
-                "selection": selection,
-                "group_evidence": group_evidence,
-                "num_representatives": num_representatives,
-                "max_visual_tokens": max_visual_tokens,
-                "pull": pull,
-            }
-        )
+        prepared, choices = self._prepare({**named, "pull": pull})
+        types = prepared.pop("mm_token_type_ids", None)
         if (
             self.training
             and prepared.get("labels") is not None
@@ -305,31 +296,18 @@ class NTLBGForConditionalGeneration(PrepareMixin, LooksMixin, StatisticsMixin, N
         if self.training and output.loss is not None:
             targets = common.get("shift_labels", F.pad(prepared["labels"][:, 1:], (0, 1), value=IGNORED_LABEL))
             pull.watch(output.loss, answer_beliefs(output.logits, targets))
-        self._add_teacher(choices, prepared, output.attentions)
+        self._add_teacher(choices, prepared, types, output.attentions)
         result = self._output(output, choices, prepared.get("labels"))
         return result if return_dict is not False else result.to_tuple()
 
-    def _check_no_video(self, input_ids, pixel_values_videos, video_features):
-        placeholders = input_ids is not None and bool((input_ids == self.config.video_token_id).any())
-        if placeholders or pixel_values_videos is not None or video_features is not None:
-            raise ValueError(
-                "The prompt has a video, but `video_grid_thw` is missing; pass all that the processor returns: "
-                "`model(**inputs)`."
-            )
-
-    def _add_teacher(self, choices: list[Choice], prepared: dict, attentions):
+    def _add_teacher(self, choices: list[Choice], prepared: dict, types, attentions):
         """L_teacher of each video, where the base gave its attentions and relevance was of use."""
         labels = prepared.get("labels")
         if labels is None or not attentions or attentions[0] is None:
             return
         kept_grids = torch.tensor([[len(choice.selection), *choice.features.tokens.shape[1:2]] for choice in choices])
-        slots = find_videos(
-            prepared["input_ids"],
-            prepared["attention_mask"],
-            self.config.video_token_id,
-            kept_grids,
-            lambda grid: int(grid[1]),
-        )
+        places = self.adapter.placeholders(prepared["input_ids"], prepared["attention_mask"], types)
+        slots = find_videos(places, kept_grids, lambda grid: int(grid[1]), self.adapter.trailing_tokens)
         for slot, choice in zip(slots, choices, strict=True):
             # The logits at a position say the next token.
             answers = (labels[slot.row, 1:] != IGNORED_LABEL).nonzero().flatten()
@@ -395,17 +373,18 @@ class NTLBGForConditionalGeneration(PrepareMixin, LooksMixin, StatisticsMixin, N
         # The base generates, by what was saved with (or set on, or given for) this model.
         settings = copy.deepcopy(generation_config or self.generation_config)
         if named["video_grid_thw"] is None:
-            self._check_no_video(input_ids, named["pixel_values_videos"], named["video_features"])
+            self._check_no_video(named)
             self.vlm.generation_config = settings
-            base_inputs = {name: named[name] for name in _BASE_INPUTS if named[name] is not None}
-            output, choices, pruned_length = self.vlm.generate(**base_inputs, **kwargs), [], None
+            output, choices, pruned_length = self.vlm.generate(**self._base_inputs(named), **kwargs), [], None
         else:
             prepared, choices = self._prepare(named)
             mask = prepared["attention_mask"]
             text_positions = (mask.long().cumsum(dim=-1) - 1).clamp_min(0)
-            if len(prepared["position_ids"]) == 3:
-                prepared["position_ids"] = torch.cat([text_positions[None], prepared["position_ids"]])
-            prepared.pop("labels", None)
+            positions = prepared.get("position_ids")
+            if positions is not None and positions.ndim == 3 and len(positions) == 3:
+                prepared["position_ids"] = torch.cat([text_positions[None], positions])
+            for name in ("labels", "mm_token_type_ids"):
+                prepared.pop(name, None)
             pruned_length = mask.shape[1]
             dropped = input_ids.shape[1] - pruned_length
             for name in ("max_length", "min_length"):
@@ -439,18 +418,17 @@ def _answers_only(labels: torch.LongTensor) -> dict:
     return {"logits_to_keep": positions, "shift_labels": labels[:, positions + 1]}
 
 
-_BASE_INPUTS = (
+_PREPARED_INPUTS = (
     "input_ids",
     "attention_mask",
     "position_ids",
     "inputs_embeds",
+    "labels",
     "pixel_values",
     "image_grid_thw",
+    "image_sizes",
+    "batch_num_images",
     "mm_token_type_ids",
-)
-_PREPARED_INPUTS = (
-    *_BASE_INPUTS,
-    "labels",
     "pixel_values_videos",
     "video_grid_thw",
     "second_per_grid_ts",

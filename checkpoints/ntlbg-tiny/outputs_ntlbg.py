@@ -7,7 +7,7 @@ import torch
 from transformers.cache_utils import Cache
 from transformers.utils import ModelOutput
 
-from .adapters_ntlbg import VideoFeatures
+from .base_adapter_ntlbg import VideoFeatures
 from .selection_ntlbg import Selection
 
 

@@ -6,16 +6,16 @@ group.
 
 import torch
 
-from .adapters_ntlbg import VideoFeatures
+from .base_adapter_ntlbg import VideoFeatures
 from .gate_ntlbg import TaskPull
 from .outputs_ntlbg import Choice
-from .prompt_ntlbg import IGNORED_LABEL, find_videos, prune
+from .prompt_ntlbg import IGNORED_LABEL, prune
 
 
 class PrepareMixin:
     """Encoding, choosing and pruning; for a model with `config`, `adapter`, `vlm`, and [`LooksMixin`]."""
 
-    def _keep_mask(self, input_ids, attention_mask, slots, choices) -> torch.Tensor:
+    def _keep_mask(self, input_ids, slots, choices) -> torch.Tensor:
         keep = torch.ones_like(input_ids, dtype=torch.bool)
         for slot, choice in zip(slots, choices, strict=True):
             spans = self.adapter.group_spans(input_ids[slot.row], slot.pads)
@@ -26,9 +26,10 @@ class PrepareMixin:
         return keep
 
     def _prepare(self, inputs: dict) -> tuple[dict, list[Choice]]:
-        """The base's own inputs for the pruned prompt, and the choices they rest on."""
-        input_ids, grids = inputs["input_ids"], inputs["video_grid_thw"]
-        if input_ids is None or inputs["mm_token_type_ids"] is None:
+        """The base's own inputs for the pruned prompt (and its `mm_token_type_ids`, where there are any), and the
+        choices they rest on."""
+        input_ids, grids, types = inputs["input_ids"], inputs["video_grid_thw"], inputs["mm_token_type_ids"]
+        if input_ids is None or (types is None and self.adapter.needs_token_types):
             raise ValueError(
                 "A prompt with a video needs `input_ids` and `mm_token_type_ids`, but one is missing; pass all that "
                 "the processor returns: `model(**inputs)`."
@@ -41,38 +42,30 @@ class PrepareMixin:
         attention_mask = inputs["attention_mask"]
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        slots = find_videos(
-            input_ids, attention_mask, self.config.video_token_id, grids, self.adapter.tokens_per_group
-        )
+        slots = self.adapter.find_videos(input_ids, attention_mask, types, grids)
         choices = self._choices(inputs, slots)
-        keep = self._keep_mask(input_ids, attention_mask, slots, choices)
+        keep = self._keep_mask(input_ids, slots, choices)
 
         positions = inputs["position_ids"]
         if positions is None:
-            extra = {name: inputs[name] for name in self.adapter.position_inputs if inputs.get(name) is not None}
-            positions, _ = self.vlm.model.get_rope_index(
-                input_ids,
-                mm_token_type_ids=inputs["mm_token_type_ids"],
-                image_grid_thw=inputs["image_grid_thw"],
-                video_grid_thw=grids,
-                attention_mask=attention_mask,
-                **extra,
-            )
+            positions = self.adapter.positions(inputs, attention_mask)
         pad_id = self.config.get_text_config().pad_token_id or 0
-        tensors = {"input_ids": (input_ids, pad_id), "position_ids": (positions, 0)}
-        if inputs.get("labels") is not None:
-            tensors["labels"] = (inputs["labels"], IGNORED_LABEL)
+        tensors = {"input_ids": (input_ids, pad_id)}
+        for name, tensor, value in (
+            ("position_ids", positions, 0),
+            ("mm_token_type_ids", types, 0),
+            ("labels", inputs.get("labels"), IGNORED_LABEL),
+        ):
+            if tensor is not None:
+                tensors[name] = (tensor, value)
         prepared = prune(keep, attention_mask, tensors)
-        # Later steps with a cache count on from here: last position + 1, less the pruned length.
-        last = prepared["position_ids"][-3:].amax(dim=(0, 2)) + 1
-        self.vlm.model.rope_deltas = (last - prepared["attention_mask"].sum(dim=1))[:, None]
+        if positions is not None:
+            self.adapter.remember_positions(prepared["position_ids"], prepared["attention_mask"])
 
-        encoded = {"video": self.adapter.encoder_output([choice.features for choice in choices])}
-        if inputs["pixel_values"] is not None:
-            encoded["image"] = self.vlm.model.get_image_features(
-                inputs["pixel_values"], inputs["image_grid_thw"], return_dict=True
-            )
-        prepared["mm_encoder_outputs"] = encoded
+        images = None if inputs["pixel_values"] is None else self.adapter.encode_images(inputs)
+        prepared["mm_encoder_outputs"] = self.adapter.encoder_outputs(
+            [choice.features for choice in choices], images, prepared.get("mm_token_type_ids")
+        )
         return prepared, choices
 
     def _choices(self, inputs: dict, slots) -> list[Choice]:
@@ -127,6 +120,22 @@ class PrepareMixin:
             raise ValueError(
                 f"The prompt speaks of videos of (groups, tokens per group) {wanted}, but `video_features` are of "
                 f"{came}; encode the same videos at the same size."
+            )
+
+    def _base_inputs(self, inputs: dict) -> dict:
+        """What the base takes of `inputs`, for a prompt without a video."""
+        names = ("input_ids", "attention_mask", "position_ids", "inputs_embeds", "labels", *self.adapter.base_inputs)
+        return {name: inputs[name] for name in names if inputs[name] is not None}
+
+    def _check_no_video(self, inputs: dict):
+        input_ids = inputs["input_ids"]
+        placeholders = input_ids is not None and bool(
+            self.adapter.placeholders(input_ids, inputs["attention_mask"], inputs["mm_token_type_ids"]).any()
+        )
+        if placeholders or inputs["pixel_values_videos"] is not None or inputs["video_features"] is not None:
+            raise ValueError(
+                "The prompt has a video, but `video_grid_thw` is missing; make the inputs with `NTLBGProcessor` and "
+                "pass all that it returns: `model(**inputs)`."
             )
 
 

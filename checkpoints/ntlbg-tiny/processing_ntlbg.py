@@ -16,13 +16,14 @@ from transformers.processing_utils import ProcessorMixin
 from .configuration_ntlbg import NTLBGConfig
 from .remote_code_ntlbg import PROCESSOR_AUTO_MAP, is_remote_code, register, save_remote_code
 from .first_look_ntlbg import base_first_look, scorer_first_look, scorer_query
+from .frame_bases_ntlbg import FRAME_PROCESSORS
 from .query_text_ntlbg import is_conversation, query_of_messages, query_of_prompt
 from .video_processing_ntlbg import SAMPLING_KWARGS, NTLBGVideoProcessor, TimedVideoMetadata
 from .video_source_ntlbg import flatten_videos
 
 
 # The processors whose prompts and tensors the adapters of the model know.
-BASE_PROCESSORS = ("Qwen2VLProcessor", "Qwen2_5_VLProcessor", "Qwen3VLProcessor")
+BASE_PROCESSORS = (*FRAME_PROCESSORS, "Qwen2VLProcessor", "Qwen2_5_VLProcessor", "Qwen3VLProcessor")
 
 SCORER_FOLDER = "scorer"
 
@@ -37,8 +38,9 @@ class NTLBGProcessor(ProcessorMixin):
         video_processor ([`NTLBGVideoProcessor`]): around the base's video processor.
         chat_template (`str`, *optional*): the base's chat template.
         base_processor_class (`str`, *optional*, defaults to `"Qwen2VLProcessor"`): one of `BASE_PROCESSORS`.
+        base_settings (`dict`, *optional*): further arguments of that class.
         first_look_size (`int`, *optional*, defaults to 224): longer side in pixels of the frames of a first look
-            without a scorer.
+            without a scorer; a base that sees frames of one size only gets that size.
         scorer_folder (`str`, *optional*): where a saved processor keeps its scorer's; set by `save_pretrained`.
         scorer_processor (`ProcessorMixin`, *optional*): processor of a dual encoder (CLIP, SigLIP, ...) for the first
             look.
@@ -55,6 +57,7 @@ class NTLBGProcessor(ProcessorMixin):
         video_processor=None,
         chat_template=None,
         base_processor_class: str = "Qwen2VLProcessor",
+        base_settings: dict | None = None,
         first_look_size: int = 224,
         scorer_folder: str | None = None,
         scorer_processor: ProcessorMixin | None = None,
@@ -67,6 +70,7 @@ class NTLBGProcessor(ProcessorMixin):
         if first_look_size < 1:
             raise ValueError(f"`first_look_size` must be a positive number of pixels, but got {first_look_size}.")
         self.base_processor_class = base_processor_class
+        self.base_settings = dict(base_settings or {})
         self.first_look_size = first_look_size
         self.scorer_folder = scorer_folder
         self.scorer_processor = scorer_processor
@@ -110,6 +114,10 @@ class NTLBGProcessor(ProcessorMixin):
         video_processor = NTLBGVideoProcessor(
             base.video_processor, candidate_fps=candidate_fps, max_candidates=max_candidates
         )
+        frames_class, settings = FRAME_PROCESSORS.get(type(base).__name__), {}
+        if frames_class is not None:
+            settings = {name: getattr(base, name) for name in frames_class.settings}
+            video_processor.frame_grid = frames_class.frame_grid.fget(base)
         # None (no scaling while decoding) is a value here, which the constructor would take for "not given"
         video_processor.max_side = max_side
         return cls(
@@ -118,6 +126,7 @@ class NTLBGProcessor(ProcessorMixin):
             video_processor,
             chat_template=base.chat_template,
             base_processor_class=type(base).__name__,
+            base_settings=settings,
             first_look_size=first_look_size,
             scorer_processor=scorer_processor,
         )
@@ -125,8 +134,14 @@ class NTLBGProcessor(ProcessorMixin):
     @property
     def base_processor(self) -> ProcessorMixin:
         """The base family's processor, built from this one's parts."""
-        base_class = getattr(transformers, self.base_processor_class)
-        return base_class(self.image_processor, self.tokenizer, self.video_processor, chat_template=self.chat_template)
+        name = self.base_processor_class
+        return (FRAME_PROCESSORS.get(name) or getattr(transformers, name))(
+            image_processor=self.image_processor,
+            tokenizer=self.tokenizer,
+            video_processor=self.video_processor,
+            chat_template=self.chat_template,
+            **self.base_settings,
+        )
 
     @property
     def model_input_names(self) -> list[str]:
@@ -287,7 +302,8 @@ class NTLBGProcessor(ProcessorMixin):
         """One query per row: the one given, else the last user turn's text."""
         prompts = [text] if isinstance(text, str) else list(text)
         given = _one_per_row(query, len(prompts))
-        return [query_of_prompt(p) if q is None else q for p, q in zip(prompts, given, strict=True)]
+        markers = (self.image_token, self.video_token)
+        return [query_of_prompt(p, markers) if q is None else q for p, q in zip(prompts, given, strict=True)]
 
     def _query_tokens(self, queries: list[str], return_tensors: str | None) -> BatchFeature:
         ids = self.tokenizer(queries, add_special_tokens=False)["input_ids"]

@@ -20,21 +20,22 @@ class VideoSlot:
     pads: torch.Tensor
 
 
-def find_videos(input_ids, attention_mask, video_token_id: int, video_grid_thw, tokens_per_group) -> list[VideoSlot]:
+def find_videos(placeholders, video_grid_thw, tokens_per_group, trailing_tokens: int = 0) -> list[VideoSlot]:
     r"""
     Find each video's placeholders; rows hold videos in the order of `video_grid_thw`.
 
     Args:
-        input_ids, attention_mask (`torch.LongTensor` of shape `(B, L)`)
+        placeholders (`torch.BoolTensor` of shape `(B, L)`): where the prompt stands for videos.
         video_grid_thw (`torch.LongTensor` of shape `(videos, 3)`)
         tokens_per_group (`Callable`): from a row of `video_grid_thw` to n.
+        trailing_tokens (`int`, *optional*, defaults to 0): placeholders behind a video's last group; in no slot.
 
     Raises:
         ValueError: the prompt has more or fewer placeholders than the grids ask for.
     """
     slots, video = [], 0
-    for row in range(len(input_ids)):
-        pads = ((input_ids[row] == video_token_id) & attention_mask[row].bool()).nonzero().flatten()
+    for row in range(len(placeholders)):
+        pads = placeholders[row].nonzero().flatten()
         while len(pads):
             if video == len(video_grid_thw):
                 raise ValueError(
@@ -42,13 +43,14 @@ def find_videos(input_ids, attention_mask, video_token_id: int, video_grid_thw, 
                     "account for; pass the prompt and the grids from the same call of the processor."
                 )
             groups, per_group = int(video_grid_thw[video, 0]), tokens_per_group(video_grid_thw[video])
-            if len(pads) < groups * per_group:
+            end = groups * per_group
+            if len(pads) < end + trailing_tokens:
                 raise ValueError(
                     f"Video {video} needs {groups} x {per_group} placeholders, but only {len(pads)} are left in row "
                     f"{row}; the prompt may have been truncated: raise `max_length` or lower `max_candidates`."
                 )
-            slots.append(VideoSlot(row, pads[: groups * per_group].view(groups, per_group)))
-            pads = pads[groups * per_group :]
+            slots.append(VideoSlot(row, pads[:end].view(groups, per_group)))
+            pads = pads[end + trailing_tokens :]
             video += 1
     if video != len(video_grid_thw):
         raise ValueError(

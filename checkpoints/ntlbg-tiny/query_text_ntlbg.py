@@ -3,7 +3,7 @@
 import re
 
 
-_USER_TURN = re.compile(r"<\|im_start\|>user\n(.*?)(?:<\|im_end\|>|\Z)", re.DOTALL)
+_USER_TURN = re.compile(r"<\|im_start\|>user[ \n](.*?)(?:<\|im_end\|>|\Z)", re.DOTALL)
 _SPECIAL_TOKEN = re.compile(r"<\|[^|<>\s]+\|>")
 
 
@@ -25,9 +25,11 @@ def query_of_messages(messages: list[dict]) -> str:
     return ""
 
 
-def query_of_prompt(prompt: str) -> str:
+def query_of_prompt(prompt: str, markers: tuple[str, ...] = ()) -> str:
     """The text of the last ChatML user turn of `prompt` (the whole prompt where it has no turns), without special
-    tokens and picture markers."""
+    tokens and picture markers, of which `markers` do not look like special tokens."""
     turns = _USER_TURN.findall(prompt)
     text = turns[-1] if turns else prompt
+    for marker in markers:
+        text = text.replace(marker, " ")
     return " ".join(_SPECIAL_TOKEN.sub(" ", text).split(" ")).strip()

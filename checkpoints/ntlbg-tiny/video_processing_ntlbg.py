@@ -88,6 +88,8 @@ class NTLBGVideosKwargs(TypedDict, total=False):
         Files are scaled down to this longer side while decoding, before the base's own resizing.
     kept_groups (`list[list[int]]`, *optional*):
         Second look: the clips hold the frames of these groups only, the metadata tell of all frames.
+    frame_grid (`list[int]`, *optional*):
+        Rows and columns of tokens of a frame, for a base that gives every frame the same (LLaVA-OneVision, InternVL).
     number_frames (`bool`, *optional*, defaults to `False`):
         Whether to draw on each frame its number among the candidates, before the base's own resizing. All frames of a
         group bear the number of its first: the base fuses them into one picture. A chosen group keeps its number, so
@@ -102,6 +104,7 @@ class NTLBGVideosKwargs(TypedDict, total=False):
     max_candidates: int | None
     max_side: int | None
     kept_groups: list | None
+    frame_grid: list | None
     number_frames: bool | None
     number_color: str | None
     number_size: float | None
@@ -128,6 +131,7 @@ class NTLBGVideoProcessor(BaseVideoProcessor):
     max_candidates = 768
     max_side = 1280
     do_sample_frames = True
+    frame_grid = None
     number_frames = False
     number_color = "red"
     number_size = NUMBER_SIZE
@@ -191,11 +195,11 @@ class NTLBGVideoProcessor(BaseVideoProcessor):
     @property
     def temporal_patch_size(self) -> int:
         """Frames per group."""
-        return self.base.temporal_patch_size
+        return self.base.temporal_patch_size if self.frame_grid is None else 1
 
     @property
     def merge_size(self) -> int:
-        return self.base.merge_size
+        return self.base.merge_size if self.frame_grid is None else 1
 
     @property
     def patch_size(self) -> int:
@@ -207,11 +211,13 @@ class NTLBGVideoProcessor(BaseVideoProcessor):
 
     @property
     def model_input_names(self) -> list[str]:
-        own = ["group_timestamps", "kept_group_indices", "kept_group_counts"]
-        return [*self.base.model_input_names, *own]
+        own = ["video_grid_thw", "group_timestamps", "kept_group_indices", "kept_group_counts"]
+        return list(dict.fromkeys([*self.base.model_input_names, *own]))
 
     def get_num_of_video_patches(self, num_frames: int, height: int, width: int, videos_kwargs: dict | None = None):
-        """Patches of a video of this size, as the base counts them."""
+        """Patches of a video of this size, as the base counts them; tokens where every frame has the same number."""
+        if self.frame_grid is not None:
+            return num_frames * self.frame_grid[0] * self.frame_grid[1]
         return self.base.get_num_of_video_patches(num_frames, height, width, videos_kwargs or {})
 
     def num_groups(self, num_frames: int) -> int:
@@ -369,7 +375,8 @@ class NTLBGVideoProcessor(BaseVideoProcessor):
             kwargs: sampling as for [`fetch`], everything else as the base takes it (`size`, `return_tensors`, ...).
 
         Returns:
-            `BatchFeature`: what the base returns (`pixel_values_videos`, `video_grid_thw`, ...) and
+            `BatchFeature`: what the base returns (`pixel_values_videos`, `video_grid_thw`, ...; with `frame_grid` the
+            frames of all videos, one after the other, and a grid made from it) and
 
             - **group_timestamps** (`torch.FloatTensor` of shape `(sum of T,)`): seconds of each group's first picture.
             - with `kept_groups`: pixels of these groups only, while `video_grid_thw` tells of all T groups, and
@@ -382,6 +389,7 @@ class NTLBGVideoProcessor(BaseVideoProcessor):
         return_metadata = kwargs.pop("return_metadata", False)
         return_tensors = kwargs.pop("return_tensors", None)
         kwargs.pop("input_data_format", None)
+        kwargs.pop("frame_grid", None)
         style = {name: kwargs.pop(name, None) for name in NUMBER_KWARGS}
         if _all_timed(video_metadata):
             clips = list(videos)
@@ -393,9 +401,7 @@ class NTLBGVideoProcessor(BaseVideoProcessor):
         if self.number_frames if style["number_frames"] is None else style["number_frames"]:
             clips = self._numbered(clips, kept_groups, style)
         inputs = [torch.from_numpy(_at_least(np.asarray(clip), per_group)) for clip in clips]
-        data = self.base(
-            inputs, do_sample_frames=False, input_data_format="channels_last", return_tensors="pt", **kwargs
-        )
+        data = self._base_tensors(inputs, **kwargs)
         times = [metadata.frame_timestamps[::per_group] for metadata in video_metadata]
         data["group_timestamps"] = torch.from_numpy(np.concatenate(times).astype(np.float32))
         if kept_groups is not None:
@@ -406,6 +412,15 @@ class NTLBGVideoProcessor(BaseVideoProcessor):
         if return_metadata:
             data["video_metadata"] = list(video_metadata)
         return BatchFeature(dict(data), tensor_type=return_tensors, skip_tensor_conversion=["video_metadata"])
+
+    def _base_tensors(self, clips: list[torch.Tensor], **kwargs) -> BatchFeature:
+        kwargs |= {"do_sample_frames": False, "input_data_format": "channels_last"}
+        if self.frame_grid is None:
+            return self.base(clips, return_tensors="pt", **kwargs)
+        data = self.base(clips, return_tensors=None, **kwargs)
+        data["pixel_values_videos"] = torch.cat(list(data["pixel_values_videos"]))
+        data["video_grid_thw"] = torch.tensor([[len(clip), *self.frame_grid] for clip in clips])
+        return data
 
     def _numbered(self, clips: list, kept_groups: list | None, style: dict) -> list[np.ndarray]:
         """The clips with each frame's number drawn; with `kept_groups`, which groups of all candidates they hold."""
