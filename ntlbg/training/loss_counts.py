@@ -4,7 +4,6 @@ an accumulated batch has to be divided by.
 Shapes: B rows, L prompt tokens, V videos, T groups of a video, k kept.
 """
 
-
 from ntlbg.training.loss_schedule import LOSSES
 
 
