@@ -61,7 +61,7 @@ def train_stage(command: Command, **changes) -> None:
                 target_modules=model_args.lora_target_modules,
                 trained_tokens=new_tokens,
             )
-        apply_stage(trained, args.stage, context_weight=args.context_weight)
+        apply_stage(trained, args.stage, context_weight=args.context_weight, span_weight=args.span_weight)
     if data_args.feature_cache is not None:
         sets = [rows for rows in (train_rows, eval_rows) if rows is not None]
         features, prepared = build_features(data_args, model, processor, args, sets)

@@ -12,7 +12,7 @@ from ntlbg.training.lora import with_lora
 from ntlbg.training.stages import PARTS, apply_stage, part_of
 
 
-OWN = {"selector", "rich_points", "transition"}
+OWN = {"selector", "rich_points", "transition", "span_head"}
 TRAINS = {
     "selection": OWN,
     "joint": OWN | {"language_model", "embeddings"},
@@ -64,7 +64,7 @@ def test_without_its_loss_the_transition_is_frozen_and_said_to_be(tmp_path):
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 @pytest.mark.parametrize("adapters", [False, True])
 def test_every_parameter_of_every_family_is_in_one_part_and_accounted_for(family, adapters):
-    model = tiny_model(family, tiny_tokenizer())
+    model = tiny_model(family, tiny_tokenizer(), span_head=True)
     if adapters:
         model = lora(model, "end_to_end")
     summary = apply_stage(model, "end_to_end")

@@ -131,7 +131,7 @@ def make_trainer(folder, *, rows=None, model=None, eval_rows=None, **kwargs) -> 
 def open_model(tokenizer=None, *, seed: int = 0, family: str = "qwen2_vl", **config_kwargs):
     """A tiny model whose zero-initialised gates are open; nothing in its training is random."""
     tokenizer = tiny_tokenizer() if tokenizer is None else tokenizer
-    config_kwargs = {"num_representatives": 3, "fade_share": 0.0, **config_kwargs}
+    config_kwargs = {"num_representatives": 3, "fade_share": 0.0, "span_head": True, **config_kwargs}
     model = tiny_model(family, tokenizer, seed=seed, **config_kwargs)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -94,10 +94,11 @@ class VideoSpec:
     scenes: tuple[Scene, ...]
     events: tuple[Event, ...]
     distractors: tuple[Distractor, ...]
+    kind: str = "world"  # which function of the seed it is
 
     @property
     def video_id(self) -> str:
-        return f"world-{self.seed:07d}-{self.duration}s"
+        return f"{self.kind}-{self.seed:07d}-{self.duration}s"
 
     def scene_at(self, t: float) -> Scene:
         """The scene on screen at second `t`."""
@@ -147,15 +148,16 @@ def build_video(
     if num_scenes is not None and not SCENES[0] <= num_scenes <= SCENES[1]:
         raise ValueError(f"`num_scenes` must lie in {SCENES[0]}..{SCENES[1]}, but is {num_scenes}")
     rng = np.random.default_rng([7, seed, duration])
-    scenes = _draw_scenes(rng, duration, num_scenes, backgrounds)
+    scenes = draw_scenes(rng, duration, num_scenes, backgrounds)
     events = _draw_events(rng, duration)
     distractors = tuple(draw_distractor(rng) for _ in range(rng.integers(2, 5)))
     return VideoSpec(seed, duration, scenes, events, distractors)
 
 
-def _draw_scenes(
-    rng: np.random.Generator, duration: int, num_scenes: int | None, names: tuple[str, ...]
+def draw_scenes(
+    rng: np.random.Generator, duration: int, num_scenes: int | None, names: tuple[str, ...] = BACKGROUNDS
 ) -> tuple[Scene, ...]:
+    """Scenes of the named backgrounds that tile `duration` seconds; 3 to 7 where `num_scenes` is None."""
     count = num_scenes or int(rng.integers(SCENES[0], SCENES[1] + 1))
     spare = 1.0 - count * MIN_SCENE_SHARE
     shares = np.full(count, MIN_SCENE_SHARE)

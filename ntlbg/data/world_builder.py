@@ -7,15 +7,26 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
 
 from ntlbg.data.questions import to_record
+from ntlbg.data.world import VideoSpec, split_seed
 from ntlbg.data.world_dataset import mixed_quality, split_questions
+from ntlbg.data.world_moments import build_moment_video, moment_records
 from ntlbg.data.world_video import write_video
+
+
+_SALIENCY = {
+    "saliency": {
+        "clip_len": datasets.Value("float64"),
+        "clip_ids": datasets.List(datasets.Value("int64")),
+        "scores": datasets.List(datasets.List(datasets.Value("float64"))),
+    }
+}
 
 
 @dataclass
@@ -27,6 +38,7 @@ class WorldConfig(datasets.BuilderConfig):
         per_kind: questions of each kind about a video, at most.
         fps, size: of the files, see `write_video`.
         mixed: the training videos differ in length, size and quality, see `mixed_seconds` and `mixed_quality`.
+        moments: videos and rows of `world_moments` instead: when is each object on screen, and how well.
     """
 
     seconds: int = 256
@@ -37,6 +49,7 @@ class WorldConfig(datasets.BuilderConfig):
     fps: int = 2
     size: int = 224
     mixed: bool = False
+    moments: bool = False
 
 
 class World(datasets.GeneratorBasedBuilder):
@@ -57,6 +70,16 @@ class World(datasets.GeneratorBasedBuilder):
         WorldConfig(
             name="smoke", description="two short videos a split", seconds=128, train=2, validation=2, test=2, size=64
         ),
+        WorldConfig(
+            name="grounding",
+            description="moments and highlights in videos of 128 seconds",
+            seconds=128,
+            train=400,
+            validation=60,
+            test=100,
+            size=112,
+            moments=True,
+        ),
     ]
     DEFAULT_CONFIG_NAME = "256s"
 
@@ -71,6 +94,7 @@ class World(datasets.GeneratorBasedBuilder):
                     "duration": datasets.Value("float64"),
                     "spans": datasets.List(span),
                     "metadata": text,
+                    **(_SALIENCY if self.config.moments else {}),
                 }
             ),
         )
@@ -87,18 +111,33 @@ class World(datasets.GeneratorBasedBuilder):
         name = f"{config.fps}fps-" + ("mixed" if mixed else f"{config.size}")
         folder = Path(self._cache_dir_root) / "ntlbg_world" / name
         folder.mkdir(parents=True, exist_ok=True)
-        seconds = None if mixed else config.seconds
-        videos = split_questions(split, count, duration=seconds, per_kind=config.per_kind)
-        for index, (spec, questions) in enumerate(videos):
+        for index, (spec, make_records) in enumerate(self._videos(split, count, mixed)):
             path = folder / f"{spec.video_id}.mp4"
             if not path.is_file():
                 part = path.with_suffix(f".{os.getpid()}.part")
                 quality = mixed_quality(index) if mixed else {"size": config.size}
                 write_video(spec, part, fps=config.fps, **quality)
                 part.replace(path)
-            for number, question in enumerate(questions):
-                record = to_record(question, spec, number, str(path))
+            for record in make_records(str(path)):
                 yield record["id"], record | {"metadata": json.dumps(record["metadata"])}
+
+    def _videos(self, split: str, count: int, mixed: bool) -> Iterator[tuple[VideoSpec, Callable[[str], list[dict]]]]:
+        """Videos, and for each what makes its records of the path of its file."""
+        config = self.config
+        if config.moments:
+            wording = "train" if split == "train" else "heldout"
+            for index in range(count):
+                spec = build_moment_video(split_seed(split, index), config.seconds)
+                yield spec, lambda path, spec=spec: moment_records(spec, wording=wording, video_path=path)
+            return
+        seconds = None if mixed else config.seconds
+        for spec, questions in split_questions(split, count, duration=seconds, per_kind=config.per_kind):
+            yield (
+                spec,
+                lambda path, spec=spec, questions=questions: [
+                    to_record(question, spec, number, path) for number, question in enumerate(questions)
+                ],
+            )
 
 
 __all__ = ["World", "WorldConfig"]

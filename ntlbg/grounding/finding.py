@@ -1,8 +1,8 @@
 """When something happens in a video: by a relevance curve, or by times that a model writes.
 
-`find_by_curve` needs a dual encoder; `find_by_checkpoint` an NTLBG checkpoint whose relevance is trained (or that has
-a scorer); `find_by_numbers` any vision-language model of transformers that takes several images, and no training;
-`find_by_text` an NTLBG model, which should have learnt the time format.
+`find_by_curve` needs a dual encoder; `find_by_checkpoint` an NTLBG checkpoint with a span head, with a trained
+relevance or with a scorer; `find_by_numbers` any vision-language model of transformers that takes several images, and
+no training; `find_by_text` an NTLBG model, which should have learnt the time format.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ from ntlbg.selection.chat import image_part
 from ntlbg.selection.features import CandidateFeatures, FrameSelection
 
 
+# A span head's confidence is the IoU it expects of its moment; below this it expects to miss.
+LEAST_CONFIDENCE = 0.3
+
 NOTHING_STANDS_OUT = "No moment stands out from the rest of the video for this query."
 
 
@@ -40,7 +43,7 @@ class Found:
         selection: the frames or groups chosen for the query.
         frames: one picture per representative, uint8 (H, W, 3).
         seconds: (T,), the candidates' times.
-        saliency: (T,), in [0, 1], of a curve; of an answer the scores / 5, None where a frame got none.
+        saliency: (T,), in [0, 1], of a curve or a span head; of an answer the scores / 5, None where a frame got none.
         answer: what the model said, if one was asked.
         said: what of it was read, or None.
         unread: why it cannot be read, or None.
@@ -101,13 +104,18 @@ def find_by_checkpoint(answerer: VideoAnswerer, video: Any, query: str, k: int |
 
 
 def find_by_relevance(opened: OpenVideo, query: str, k: int | None = None, most: int = 1) -> Found:
-    """The same with the relevance of an NTLBG model; make the answerer with `max_new_tokens=1`, its text is not used.
+    """The same with an NTLBG model: by its span head, or, without one, by its relevance; make the answerer with
+    `max_new_tokens=1`, its text is not used.
 
     Raises:
         ModelError: nothing in the model judges relevance.
     """
     answer = opened.ask(query, k)
     selection = answer.selection
+    if selection.moment_spans is not None:
+        found = _of_head(query, selection, answer.frames, opened.candidates, most)
+        found.video = opened.candidates
+        return found
     if selection.relevance is None:
         raise ModelError(
             "this model has neither a trained relevance nor a scorer, so nothing tells when the query happens; train "
@@ -216,6 +224,24 @@ def _place_highlights(found: Found, confidence: float, most: int, shown: list[in
             found.spans.append(Span(start, end, confidence, float(found.seconds[best]), 5 * found.saliency[best]))
             run = []
     found.spans = sorted(found.spans, key=lambda span: -span.score)[:most]
+
+
+def _of_head(query: str, selection: Selection, frames, candidates, most: int) -> Found:
+    """What a span head found; its last group lasts as long as the one before it, but no longer than the video."""
+    seconds, shown = selection.group_timestamps.numpy(), selection.saliency.numpy()
+    last = max((candidates.clip or (0.0, candidates.duration))[1], float(seconds[-1]))
+    spans = []
+    for (start, end), confidence in zip(
+        selection.moment_spans.tolist(), selection.moment_confidences.tolist(), strict=True
+    ):
+        if confidence < LEAST_CONFIDENCE or len(spans) == most:
+            break
+        # Of the groups that are on screen in it, the one that shows best what was asked for.
+        inside = (seconds < end) & (np.append(seconds[1:], last) > start)
+        peak = float(seconds[int(np.where(inside, shown, -1.0).argmax())])
+        spans.append(Span(min(start, last), min(end, last), confidence, peak, confidence))
+    notes = list(selection.notes) if spans else [*selection.notes, NOTHING_STANDS_OUT]
+    return Found(query, spans, selection, frames, seconds, shown.tolist(), notes=notes)
 
 
 def _of_curve(query, selection, frames, seconds, relevance, looked_at, most) -> Found:

@@ -53,6 +53,7 @@ class ModelArguments:
         num_representatives, max_visual_tokens (`int`, *optional*): k, or a budget of visual tokens; one of the two.
         candidate_fps (`float`, *optional*): candidate frames per second.
         max_candidates (`int`, *optional*): cap on the candidate frames.
+        span_head (`bool`, *optional*): a head that tells when what is asked for happens.
         frame_pixels (`int`, *optional*): largest number of pixels of a frame for the base.
         number_frames (`bool`, *optional*): draw on each frame its number among the candidates; the time format
             "numbers" speaks of these.
@@ -74,6 +75,7 @@ class ModelArguments:
     max_visual_tokens: int | None = None
     candidate_fps: float | None = None
     max_candidates: int | None = None
+    span_head: bool | None = None
     frame_pixels: int | None = None
     number_frames: bool | None = None
     lora_r: int = 0
@@ -161,7 +163,7 @@ class DataArguments:
 class NTLBGTrainingArguments(TrainingArguments):
     r"""
     transformers' own arguments, the stage, and L = L_task + l1 L_NTLBG + l2 L_align + l3 L_context + l4 L_evidence +
-    l5 L_teacher.
+    l5 L_teacher + l6 L_span.
 
     Parameters that control what is trained:
         stage (`str`): "selection" (selector, rich points and transition; the base is frozen), "joint" (these and the
@@ -170,10 +172,10 @@ class NTLBGTrainingArguments(TrainingArguments):
             given.
 
     Parameters that control the losses:
-        ntlbg_weight, align_weight, context_weight, evidence_weight, teacher_weight (`float`): multiply the schedule; 0
-            switches a loss off.
+        ntlbg_weight, align_weight, context_weight, evidence_weight, teacher_weight, span_weight (`float`): multiply
+            the schedule; 0 switches a loss off.
         loss_schedule (`str`): "specification" (l1 = 2 (1 - p), l2 = p, l3 = 1/2 of the training's progress p) or
-            "constant" (1 each); l4 and l5 are 1 in both.
+            "constant" (1 each); l4, l5 and l6 are 1 in both.
 
     Parameters that control what is shown in training:
         train_representatives (`int`, *optional*): k of the training's steps alone; evaluation, and the model that is
@@ -202,6 +204,7 @@ class NTLBGTrainingArguments(TrainingArguments):
     context_weight: float = 1.0
     evidence_weight: float = 1.0
     teacher_weight: float = 0.0
+    span_weight: float = 1.0
     loss_schedule: str = "specification"
     train_representatives: int | None = None
     fade_share: float | None = None
@@ -212,7 +215,7 @@ class NTLBGTrainingArguments(TrainingArguments):
     def __post_init__(self):
         _check_choice("stage", self.stage, STAGES)
         _check_choice("loss_schedule", self.loss_schedule, SCHEDULES)
-        for name in ("ntlbg", "align", "context", "evidence", "teacher"):
+        for name in ("ntlbg", "align", "context", "evidence", "teacher", "span"):
             _check_at_least(f"{name}_weight", getattr(self, f"{name}_weight"), 0)
         _check_at_least("selector_learning_rate", self.selector_learning_rate, 0)
         _check_at_least("train_representatives", self.train_representatives, 1)

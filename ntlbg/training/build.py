@@ -54,6 +54,8 @@ def build_model(
                 )
             if left_behind:
                 config.scorer_config = None
+            if args.span_head is not None:
+                config.span_head = args.span_head
             model = NTLBGForConditionalGeneration.from_pretrained(name, config=config, **loading)
             processor = AutoProcessor.from_pretrained(name, **where)
             for field, value in settings.items():
@@ -99,7 +101,7 @@ def _add_time_tokens(model: NTLBGForConditionalGeneration, processor: NTLBGProce
 
 def _settings(args: ModelArguments) -> dict:
     """Fields of `NTLBGConfig` that were asked for."""
-    settings = {name: value for name in _SAMPLING if (value := getattr(args, name)) is not None}
+    settings = {name: value for name in (*_SAMPLING, "span_head") if (value := getattr(args, name)) is not None}
     if args.num_representatives is not None:
         settings |= {"num_representatives": args.num_representatives, "max_visual_tokens": None}
     if args.max_visual_tokens is not None:

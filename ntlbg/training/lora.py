@@ -51,7 +51,8 @@ def with_lora(
             f"`lora_target_modules` is {target_modules!r}, which also matches {outside[0]!r}; adapters belong "
             "into the language model alone: the other parts train in full."
         )
-    saved = list(OWN_PARTS)
+    parts = dict(model.named_children())
+    saved = [part for part in OWN_PARTS if part in parts]
     if stage == "end_to_end":
         saved += _mergers(model)
     config = LoraConfig(

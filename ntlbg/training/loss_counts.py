@@ -39,6 +39,7 @@ def count_losses(model, batch: dict, *, teacher: bool) -> dict[str, int]:
         counts["align"] += model.statistics_seen
         counts["context"] += k > 1
         counts["evidence"] += relevance and known[number]
+        counts["span"] += model.span_head is not None and asked[slot.row] and known[number]
         answered = labels is not None and bool((labels[slot.row, 1:] != -100).any())
         counts["teacher"] += teacher and relevance and k > 1 and answered
     return counts

@@ -1,16 +1,17 @@
-"""The weights of L = L_task + l1 L_NTLBG + l2 L_align + l3 L_context + l4 L_evidence + l5 L_teacher over training.
+"""The weights of L = L_task + l1 L_NTLBG + l2 L_align + l3 L_context + l4 L_evidence + l5 L_teacher + l6 L_span over
+training.
 
 Pure functions of the step, so that a run taken up again needs no state for them.
 """
 
 SCHEDULES = ("specification", "constant")
-LOSSES = ("task", "ntlbg", "align", "context", "evidence", "teacher")
+LOSSES = ("task", "ntlbg", "align", "context", "evidence", "teacher", "span")
 
 
 def loss_weights(schedule: str, step: int, max_steps: int) -> dict[str, float]:
     r"""
     l1 = 2 (1 - p), l2 = p, l3 = 1/2 for "specification" (its section 4.2: statistics first, alignment later), 1 each
-    for "constant"; the task's, the evidence's and the teacher's are 1 in both.
+    for "constant"; the task's, the evidence's, the teacher's and the span's are 1 in both.
 
     Args:
         schedule (`str`): one of `SCHEDULES`.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import nn
 
 
-OWN_PARTS = ("selector", "rich_points", "transition")
+OWN_PARTS = ("selector", "rich_points", "transition", "span_head")
 PARTS = (*OWN_PARTS, "language_model", "embeddings", "merger", "vision_tower", "scorer")
 _STAGES = {
     "selection": set(OWN_PARTS),
@@ -59,7 +59,9 @@ def is_adapter(name: str) -> bool:
     return ".lora_" in name or ".trainable_tokens_delta." in name
 
 
-def apply_stage(model: nn.Module, stage: str, *, context_weight: float = 1.0) -> StageSummary:
+def apply_stage(
+    model: nn.Module, stage: str, *, context_weight: float = 1.0, span_weight: float = 1.0
+) -> StageSummary:
     r"""
     Let the parameters of a stage train, and freeze all others. Before the optimizer is made.
 
@@ -67,6 +69,7 @@ def apply_stage(model: nn.Module, stage: str, *, context_weight: float = 1.0) ->
         model (`NTLBGForConditionalGeneration`, or a `PeftModel` of one made by `with_lora`)
         stage (`str`): "selection", "joint" or "end_to_end".
         context_weight (`float`): with 0 no loss reaches the transition, which is then frozen.
+        span_weight (`float`): the same for the span head.
 
     Raises:
         ValueError: no such stage; adapters in a stage that trains no language model; a part that should train is in
@@ -84,6 +87,8 @@ def apply_stage(model: nn.Module, stage: str, *, context_weight: float = 1.0) ->
     reasons = {"scorer": "the first look's dual encoder is never trained here"}
     if not context_weight:
         reasons["transition"] = "`context_weight` is 0, and no other loss reaches it"
+    if not span_weight:
+        reasons["span_head"] = "`span_weight` is 0, and no other loss reaches it"
     if adapters:
         left = _NOT_WITH_ADAPTERS | _ADAPTED - {part_of(name) for name, _ in parameters if is_adapter(name)}
         reasons |= dict.fromkeys(left, "the base's own weights stay as they are beside adapters")

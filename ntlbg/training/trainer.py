@@ -84,7 +84,9 @@ class NTLBGTrainer(Trainer):
                 f"One process sees {args.n_gpu} GPUs, but a batch of videos cannot be cut by rows; start one process "
                 "per GPU with `accelerate launch` or `torchrun`."
             )
-        self.stage_summary = apply_stage(model, args.stage, context_weight=args.context_weight)
+        self.stage_summary = apply_stage(
+            model, args.stage, context_weight=args.context_weight, span_weight=args.span_weight
+        )
         super().__init__(model=model, args=args, **kwargs)
         self.loss_is_scaled_for_ga = True
         self._window = LogWindow()
