@@ -41,12 +41,14 @@ class GroundingMixin:
     def _find_moments(
         self, selection: Selection, tokens: torch.Tensor, query: torch.Tensor | None, evidence=None
     ) -> dict[str, torch.Tensor]:
-        """Put the head's moments on `selection`; its loss, by name, where the spans are known: `evidence` (T,)."""
-        if self.span_head is None or query is None:
+        """Put the head's moments on `selection`, but in training, where nobody asks for them; its loss, by name, where
+        the spans are known: `evidence` (T,)."""
+        if self.span_head is None or query is None or (self.training and evidence is None):
             return {}
         proposals = self.span_head(tokens, query, selection.indices, selection.cells, selection.weights)
-        for name, value in found_moments(proposals, selection.group_timestamps).items():
-            setattr(selection, name, value)
+        if not self.training:
+            for name, value in found_moments(proposals, selection.group_timestamps).items():
+                setattr(selection, name, value)
         return {} if evidence is None else {"span": span_loss(proposals, evidence, selection.cells)}
 
 

@@ -29,7 +29,7 @@ class NTLBGOutput(ModelOutput):
         video_losses (`list[Mapping]`): the same of every video, by name ("ntlbg", "align", ...); what the means are
             taken of, so that a trainer can take them over an accumulated batch.
         selections (`list[Selection]`, *optional*): indices, timestamps, weights and strata of what was kept, and the
-            moments that a span head found, one per video.
+            moments that a span head found (not in training), one per video.
     """
 
     loss: torch.FloatTensor | None = None

@@ -64,6 +64,9 @@ class NTLBGConfig(PreTrainedConfig):
             Groups around a representative that its context sees, itself included; odd.
         time_frequencies (`int`, *optional*, defaults to 16):
             Sine-cosine pairs that encode t_i; >= 1.
+        span_head (`bool`, *optional*, defaults to `False`):
+            A head that tells when what is asked for happens: start, end and confidence of moments. Its width is
+            `selector_size`.
         vision_chunk_groups (`int`, *optional*, defaults to 64):
             Groups that go through the vision tower at once, so that its peak memory does not grow with the video; >=
             1.
@@ -99,6 +102,7 @@ class NTLBGConfig(PreTrainedConfig):
         "context_loss",
         "evidence_loss",
         "teacher_loss",
+        "span_loss",
         "video_losses",
     ]
 
@@ -119,6 +123,7 @@ class NTLBGConfig(PreTrainedConfig):
     context_size: int = 256
     context_window: int = 9
     time_frequencies: int = 16
+    span_head: bool = False
     vision_chunk_groups: int = 64
     ntlbg_weight: float | int = 0.0
     align_weight: float | int = 0.0

@@ -26,7 +26,7 @@ RELEVANCE_FLOOR = 0.1
 
 class LooksMixin:
     """Encoding, choosing and enriching; for a model with `config`, `adapter`, `scorer`, `selector`, `rich_points`,
-    `transition` and the buffers `expected_mean` and `expected_variance`."""
+    `transition`, the buffers `expected_mean` and `expected_variance`, and what `GroundingMixin` has."""
 
     @torch.no_grad()
     def encode_video(self, pixel_values_videos, video_grid_thw, **_) -> list[VideoFeatures]:
@@ -258,6 +258,7 @@ class LooksMixin:
             descriptors = video.descriptors
             selection, gaussian = self._choose(video.tokens, descriptors, k, queries[number], None, seconds[number])
             _, selection.context = self._contexts(selection, gaussian, descriptors)
+            self._find_moments(selection, video.tokens, queries[number])
             if frames_indices is not None and len(video_features) == 1:
                 selection.frames_indices = torch.as_tensor(frames_indices)
             selections.append(selection)
@@ -332,6 +333,7 @@ class LooksMixin:
         selection, gaussian = self._choose(video.tokens, descriptors, k, query, None, seconds)
         pooled, selection.context = self._contexts(selection, gaussian, descriptors)
         choice = Choice(selection, self._enrich(selection, video.take(selection.indices)), selection.relevance)
+        span_loss = self._find_moments(selection, video.tokens, query, evidence)
         if self.training:
             self.observe_tokens(video.tokens)
         if with_losses:
@@ -339,6 +341,7 @@ class LooksMixin:
             if evidence is not None and selection.relevance is not None:
                 pictures = self.adapter.temporal_patch_size
                 choice.losses["evidence"] = evidence_loss(selection.relevance, evidence, pictures)
+            choice.losses |= span_loss
         selection.relevance = None if selection.relevance is None else selection.relevance.detach()
         return choice
 
@@ -364,7 +367,7 @@ class LooksMixin:
         ]
         return VideoFeatures(layers[0], layers[1:])
 
-    def _given_look(self, video: VideoFeatures, selection: Selection) -> Choice:
+    def _given_look(self, video: VideoFeatures, selection: Selection, query=None) -> Choice:
         """All groups are encoded, but which to keep was decided elsewhere."""
         descriptors = video.descriptors
         if selection.num_groups != len(descriptors):
@@ -377,6 +380,8 @@ class LooksMixin:
             gaussian = fit_gaussian(descriptors, rank=self.config.covariance_rank)
             _, context = self._contexts(selection, gaussian, descriptors)
             selection = dataclasses.replace(selection, context=context)
+        if selection.moment_spans is None:
+            self._find_moments(selection, video.tokens, query)
         return Choice(selection, self._enrich(selection, video.take(selection.indices)))
 
     def _auxiliary_losses(self, selection, gaussian, pooled, descriptors, tokens) -> dict:

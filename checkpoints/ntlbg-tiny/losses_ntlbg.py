@@ -1,5 +1,5 @@
-"""The auxiliary losses of L = L_task + l1 L_NTLBG + l2 L_align + l3 L_context + l4 L_evidence + l5 L_teacher, each
-about 1 in size.
+"""The auxiliary losses of L = L_task + l1 L_NTLBG + l2 L_align + l3 L_context + l4 L_evidence + l5 L_teacher
+(+ L_span of `span_head_ntlbg`), each about 1 in size.
 
 Shapes: T groups, k representatives, d descriptor width, D width of the language model, c context width.
 """
@@ -15,7 +15,7 @@ from .rich_points_ntlbg import evidence_log_probabilities
 from .selector_ntlbg import FullPrecisionModule
 
 
-AUXILIARY_LOSSES = ("ntlbg", "align", "context", "evidence", "teacher")
+AUXILIARY_LOSSES = ("ntlbg", "align", "context", "evidence", "teacher", "span")
 
 
 def ntlbg_loss(gaussian: LowRankGaussian, points, descriptors, likelihood_weight: float) -> torch.Tensor:

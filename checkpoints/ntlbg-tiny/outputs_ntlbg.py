@@ -16,19 +16,20 @@ class NTLBGOutput(ModelOutput):
     r"""
     Args:
         loss (`torch.FloatTensor`, *optional*): L_task + l1 L_NTLBG + l2 L_align + l3 L_context, with the weights of
-            the config; evidence and teacher are left to a trainer.
+            the config; evidence, teacher and span are left to a trainer.
         logits (`torch.FloatTensor` of shape `(B, L', vocabulary)`): over the pruned prompt.
         labels (`torch.LongTensor` of shape `(B, L')`, *optional*): the labels of the pruned prompt, where labels came
             in.
         past_key_values (`Cache`, *optional*)
         hidden_states, attentions (`tuple`, *optional*): as the base gives them.
-        task_loss, ntlbg_loss, align_loss, context_loss, evidence_loss, teacher_loss (`torch.FloatTensor`, *optional*):
-            the components, unweighted, each the mean over the videos that have it; `None` where none has: L_align
-            needs statistics of earlier steps, L_context two kept groups, the evidence spans, the teacher attentions.
+        task_loss, ntlbg_loss, align_loss, context_loss, evidence_loss, teacher_loss, span_loss (`torch.FloatTensor`,
+            *optional*): the components, unweighted, each the mean over the videos that have it; `None` where none has:
+            L_align needs statistics of earlier steps, L_context two kept groups, the evidence spans, the teacher
+            attentions, L_span spans and a span head.
         video_losses (`list[Mapping]`): the same of every video, by name ("ntlbg", "align", ...); what the means are
             taken of, so that a trainer can take them over an accumulated batch.
-        selections (`list[Selection]`, *optional*): indices, timestamps, weights and strata of what was kept, one per
-            video.
+        selections (`list[Selection]`, *optional*): indices, timestamps, weights and strata of what was kept, and the
+            moments that a span head found (not in training), one per video.
     """
 
     loss: torch.FloatTensor | None = None
@@ -43,6 +44,7 @@ class NTLBGOutput(ModelOutput):
     context_loss: torch.FloatTensor | None = None
     evidence_loss: torch.FloatTensor | None = None
     teacher_loss: torch.FloatTensor | None = None
+    span_loss: torch.FloatTensor | None = None
     video_losses: list[Mapping] | None = None
     selections: list[Selection] | None = None
 

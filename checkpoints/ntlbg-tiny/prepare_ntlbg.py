@@ -92,9 +92,10 @@ class PrepareMixin:
         if features is None:
             features = self._encode(inputs["pixel_values_videos"], grids)
         self._check_features(features, grids)
-        if selections is not None:
-            return [self._given_look(*pair) for pair in zip(features, selections, strict=True)]
         query_slots = self._query_slots(inputs["query_input_ids"], inputs["query_attention_mask"])
+        if selections is not None:
+            queries = [None if query_slots is None else query_slots[slot.row] for slot in slots]
+            return [self._given_look(*three) for three in zip(features, selections, queries, strict=True)]
         seconds = self._split_times(inputs["group_timestamps"], grids[:, 0].tolist())
         evidence = self._split_evidence(inputs.get("group_evidence"), grids[:, 0].tolist())
         with_losses = self.training or inputs.get("labels") is not None

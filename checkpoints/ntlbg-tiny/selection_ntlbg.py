@@ -7,7 +7,17 @@ import torch
 
 
 _INT_TENSORS = ("indices", "cells", "frames_indices")
-_FLOAT_TENSORS = ("timestamps", "weights", "group_timestamps", "relevance", "mahalanobis", "context")
+_FLOAT_TENSORS = (
+    "timestamps",
+    "weights",
+    "group_timestamps",
+    "relevance",
+    "mahalanobis",
+    "context",
+    "moment_spans",
+    "moment_confidences",
+    "saliency",
+)
 
 
 @dataclass(eq=False)
@@ -32,6 +42,12 @@ class Selection:
         frames_indices (`torch.LongTensor` of shape `(N,)`, *optional*): picture numbers of all candidates in their
             file.
         query (`str`, *optional*): the question the choice was made for.
+        moment_spans (`torch.FloatTensor` of shape `(P, 2)`, *optional*): of a span head: start and end, in seconds, of
+            each moment found, the surest first.
+        moment_confidences (`torch.FloatTensor` of shape `(P,)`, *optional*): in [0, 1]; trained to be the IoU that the
+            moment reaches.
+        saliency (`torch.FloatTensor` of shape `(T,)`, *optional*): of a span head: how likely each group shows what
+            was asked for.
         notes (`list[str]`): what the reader should know, e.g. that relevance was not used and why.
     """
 
@@ -50,6 +66,9 @@ class Selection:
     temporal_patch_size: int = 2
     frames_indices: torch.Tensor | None = None
     query: str | None = None
+    moment_spans: torch.Tensor | None = None
+    moment_confidences: torch.Tensor | None = None
+    saliency: torch.Tensor | None = None
     notes: list[str] = field(default_factory=list)
 
     @classmethod

@@ -97,7 +97,8 @@ def moment_records(
 
     Args:
         wording: "train" or "heldout".
-        absent: so many more records about objects that are not in the video, with `spans: []` and the answer "never".
+        absent: at most so many more records about objects that are not in the video, though their colour and their
+            shape are, with `spans: []` and the answer "never".
 
     Raises:
         ValueError: there is no such wording.
