@@ -11,7 +11,7 @@ AV_TESTS := $(addprefix tests/test_,decoding.py exactness.py sources.py attacks.
              fuzz_decode.py select_frames.py processors.py batch_decoding.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-av test-distributed fuzz-decode quality style tiny tiny-package tiny-smoke bench bench-tiny bench-recipe bench-selectors bench-decode bench-losses bench-memory bench-frames bench-needles clean
+.PHONY: help demo test test-av test-distributed fuzz-decode quality style tiny tiny-package tiny-smoke bench bench-tiny bench-recipe bench-selectors bench-decode bench-losses bench-memory bench-frames bench-needles bench-efficiency clean
 
 help:                   ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
@@ -64,7 +64,7 @@ tiny-smoke: $(STAMP)    ## the same recipe at a tiny scale, in two minutes
 	  --output_dir build/tiny/smoke/selection --feature_cache build/tiny/smoke/features --dataset_config smoke --max_steps 20
 	$(BIN)/python -m ntlbg.training.tiny_package --source build/tiny/smoke/selection --out build/tiny/smoke/package
 
-bench: bench-tiny bench-frames bench-needles bench-recipe bench-selectors bench-decode bench-losses bench-memory ## rebuild docs/benchmarks
+bench: bench-tiny bench-frames bench-needles bench-efficiency bench-recipe bench-selectors bench-decode bench-losses bench-memory ## rebuild docs/benchmarks
 
 bench-tiny: $(STAMP)    ## selectors side by side on 400 unseen videos, and the demo's setting over 50 (about an hour)
 	$(BIN)/python -m ntlbg.evaluation.world_benchmark --videos 400 --out docs/benchmarks/tiny --readme README.md
@@ -75,6 +75,9 @@ bench-frames: $(STAMP)  ## accuracy against groups shown for every selector, 200
 
 bench-needles: $(STAMP) ## needles in videos of up to an hour, length by depth (about half an hour; resumable)
 	$(BIN)/python -m ntlbg.evaluation.needle_grid --seeds 20 --out docs/benchmarks/needles
+
+bench-efficiency: $(STAMP) ## seconds, operations and memory against groups shown, at bench-frames' accuracies (about half an hour, 8 GB)
+	$(BIN)/python -m ntlbg.evaluation.efficiency --out docs/benchmarks/efficiency
 
 bench-recipe: $(STAMP)  ## what `make tiny` made in build/tiny beside the committed checkpoint (about half an hour)
 	$(BIN)/python -m ntlbg.evaluation.checkpoint_comparison checkpoints/ntlbg-tiny build/tiny/selection --out docs/benchmarks/tiny_recipe

@@ -39,6 +39,7 @@ DRAWN = ("random", "q_frame", "ada_q", "focus")
 DRAWS = (0, 1, 2)
 # The other question is that of the next video with one of the same kind; so many follow the last one.
 LATER = 20
+KEPT_DRAWS = 400
 # The specification's figures of merit, as `FIGURES` of a choice, beside the share of the evidence it sees.
 FIGURES = ("evidence", "constraint", "uniformity", "information_loss")
 
@@ -155,7 +156,13 @@ def _means(hits: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def with_intervals(summary: dict) -> dict:
-    """Replace the draws of each macro average by its 95 % interval, and by that of ours less it, paired by video."""
+    """Replace the draws of each macro average by its 95 % interval, and by that of ours less it, paired by video; the
+    first `KEPT_DRAWS` of those that costs are compared at stay, under "draws"."""
+    compared = {name: by_k for name, by_k in summary["selectors"].items() if name in ("ntlbg", "uniform", EVERYTHING)}
+    summary["draws"] = {
+        name: {k: row["macro_draws"][:KEPT_DRAWS].round(2).tolist() for k, row in by_k.items()}
+        for name, by_k in compared.items()
+    }
     ours = {k: row["macro_draws"] for k, row in summary["selectors"]["ntlbg"].items()}
     for by_k in summary["selectors"].values():
         for k, row in by_k.items():

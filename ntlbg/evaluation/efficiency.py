@@ -1,0 +1,236 @@
+"""What an answer costs against the number of groups shown, and what our selection saves at equal accuracy.
+
+    python -m ntlbg.evaluation.efficiency --out docs/benchmarks/efficiency
+
+Accuracies are those of `frames_benchmark` (ntlbg-tiny answers, T = 128 groups of N = 256 candidates). Times and memory
+at these very numbers of groups are measured with a random-weight Qwen2-VL shape large enough that the model decides
+(486 M parameters; `--shape` reads another one), each case in a process of its own. Writes JSON, a page and a picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from ntlbg.data.world import build_video, split_seed
+from ntlbg.data.world_video import write_video
+from ntlbg.evaluation.efficiency_report import draw, to_markdown
+from ntlbg.evaluation.efficiency_run import LANGUAGE
+from ntlbg.evaluation.world_benchmark import current_commit
+
+
+SHAPE = {
+    "text": {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 4,
+    },
+    "vision": {
+        "depth": 16,
+        "embed_dim": 768,
+        "num_heads": 12,
+        "mlp_ratio": 4,
+        "patch_size": 14,
+        "spatial_merge_size": 2,
+    },
+    # CLIP ViT-B/32, the smallest dual encoder in common use.
+    "clip_vision": {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "patch_size": 32,
+        "image_size": 224,
+    },
+    "side": 224,
+    "dtype": "float32",
+    "device": "cpu",
+}
+OURS, REFERENCE = "ntlbg", 8
+# One film, as films are: 25 pictures a second.
+SECONDS, FPS, SIDE = 256, 25, 448
+
+
+def film(folder: Path) -> Path:
+    """The video that every case reads, rendered once."""
+    path = folder / f"film-{SECONDS}s-{FPS}fps-{SIDE}.mp4"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        write_video(build_video(split_seed("test", 0), SECONDS), part, fps=FPS, size=SIDE)
+        part.replace(path)
+    return path
+
+
+def measure(case: dict) -> dict:
+    """`efficiency_run` of one case in a fresh process.
+
+    Raises:
+        RuntimeError: it failed; with the end of what it said.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "case.json"
+        path.write_text(json.dumps(case), encoding="utf-8")
+        ended = subprocess.run(
+            [sys.executable, "-m", "ntlbg.evaluation.efficiency_run", str(path)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if ended.returncode != 0:
+        raise RuntimeError(f"{case['way']} with {case['groups']} groups failed: {ended.stderr[-2000:]}")
+    return json.loads(ended.stdout.splitlines()[-1])
+
+
+def totals(measured: dict) -> dict:
+    """Medians over the repeats: seconds by stage, of the whole and of the language model alone."""
+    repeats = measured["seconds"]
+    return {
+        "stages": {stage: float(np.median([one[stage] for one in repeats])) for stage in repeats[0]},
+        "end_to_end": float(np.median([sum(one.values()) for one in repeats])),
+        "language_model": float(np.median([sum(one[stage] for stage in LANGUAGE) for one in repeats])),
+    }
+
+
+def equal_accuracy(curves: dict, reference: int = REFERENCE) -> dict:
+    """
+    How many even groups are as good as ours.
+
+    Args:
+        curves: {"ours": {k: draws}, "even": {k: draws}}, bootstrap draws of the macro average, paired.
+
+    Returns:
+        "groups": the smallest K of even groups whose mean reaches ours at `reference`, None where none does; "draws":
+        the same for every draw.
+    """
+
+    def smallest(even: dict[int, float], ours: float) -> int | None:
+        return next((k for k in sorted(even) if even[k] >= ours), None)
+
+    ours = np.asarray(curves["ours"][reference])
+    even = {k: np.asarray(draws) for k, draws in curves["even"].items()}
+    return {
+        "groups": smallest({k: float(draws.mean()) for k, draws in even.items()}, float(ours.mean())),
+        "draws": [smallest({k: draws[i] for k, draws in even.items()}, ours[i]) for i in range(len(ours))],
+    }
+
+
+def speed_up(even_seconds: dict[int, float], ours: float, matched: dict) -> dict:
+    """
+    t_even(K*)/t_ours at equal accuracy.
+
+    Returns:
+        "ratio"; "at_least": even groups never were as good, and the ratio is that of all of them; "low", "high": 95 %
+        of the draws of K*, counted alike.
+    """
+    most = max(even_seconds)
+
+    def ratio(k: int | None) -> float:
+        return even_seconds[most if k is None else k] / ours
+
+    low, high = np.quantile([ratio(k) for k in matched["draws"]], (0.025, 0.975))
+    return {
+        "ratio": ratio(matched["groups"]),
+        "at_least": matched["groups"] is None,
+        "low": float(low),
+        "high": float(high),
+    }
+
+
+def curves_of(frames: dict) -> dict:
+    """The paired draws of `frames_benchmark`'s JSON; all groups are the largest even number."""
+    draws = frames["draws"]
+    even = {int(k): values for k, values in draws["uniform"].items()}
+    even |= {int(k): values for k, values in draws["all"].items()}
+    return {"ours": {int(k): values for k, values in draws["ntlbg"].items()}, "even": even}
+
+
+def compare(frames: dict, cases: list[dict]) -> dict:
+    """The promised ratios, from accuracies and the measured cases."""
+    even = {case["groups"]: case for case in cases if case["way"] == "even"}
+    ours = next(case for case in cases if case["way"] == OURS and case["groups"] == REFERENCE)
+    everything = even[max(even)]
+    matched = equal_accuracy(curves_of(frames))
+    speed = {
+        part: speed_up({k: case[part] for k, case in even.items()}, ours[part], matched)
+        for part in ("end_to_end", "language_model")
+    }
+    by = frames["selectors"]
+    (all_row,) = by["all"].values()
+    return {
+        "speed": speed,
+        "groups_for_equal_accuracy": matched["groups"],
+        "memory_saved": 1 - ours["peak_mib"] / everything["peak_mib"],
+        "memory_saved_above_weights": 1
+        - (ours["peak_mib"] - ours["weights_mib"]) / (everything["peak_mib"] - everything["weights_mib"]),
+        "accuracy": {
+            "ours": by["ntlbg"][str(REFERENCE)]["macro"],
+            "all": all_row["macro"],
+            "oracle": by["oracle"][str(REFERENCE)]["macro"],
+        },
+    }
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure and write JSON, page and picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--frames", type=Path, default=Path("docs/benchmarks/frames.json"), help="the accuracies")
+    parser.add_argument("--tokenizer-of", default="checkpoints/ntlbg-tiny", help="checkpoint with the tokenizer")
+    parser.add_argument("--shape", type=Path, help="JSON of another shape, of the fields of `SHAPE`")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--films", type=Path, default=Path("build/films"), help="folder that keeps the film")
+    parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/efficiency"), help="path without suffix")
+    args = parser.parse_args(arguments)
+    frames = json.loads(args.frames.read_text(encoding="utf-8"))
+    commit = current_commit()
+    shape = SHAPE if args.shape is None else json.loads(args.shape.read_text(encoding="utf-8"))
+    everything = frames["seconds"] // 2
+    common = {
+        "shape": shape,
+        "tokenizer_of": args.tokenizer_of,
+        "video": str(film(args.films)),
+        "candidates": frames["candidates"],
+        "repeats": args.repeats,
+        "threads": args.threads,
+        "count": True,
+    }
+    groups = [*frames["groups"], everything]
+    wanted = [(OURS, k) for k in frames["groups"]] + [("ntlbg one look", REFERENCE)] + [("even", k) for k in groups]
+    cases = []
+    for way, k in tqdm(wanted, desc="cases"):
+        measured = measure({**common, "way": way, "groups": k})
+        cases.append({"way": way, "groups": k, **measured, **totals(measured)})
+    result = {
+        "cases": cases,
+        "compared": compare(frames, cases),
+        "candidates": frames["candidates"],
+        "candidate_fps": frames["candidate_fps"],
+        "shape": shape,
+        "film": {"seconds": SECONDS, "fps": FPS, "side": SIDE},
+        "accuracies": {"page": args.frames.name, "commit": frames["commit"]},
+        "commit": commit,
+        "machine": f"{platform.machine()} {shape['device']}, {args.threads} threads, {shape['dtype']}",
+        "command": f"python -m ntlbg.evaluation.efficiency --repeats {args.repeats} --threads {args.threads}"
+        + ("" if args.shape is None else f" --shape {args.shape}"),
+    }
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    draw(result, frames, args.out.with_suffix(".png"))
+    page = to_markdown(result, args.out.name)
+    args.out.with_suffix(".md").write_text(page, encoding="utf-8")
+    print(page)
+
+
+if __name__ == "__main__":
+    main()
