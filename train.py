@@ -100,7 +100,9 @@ def train_stages(command: Command) -> None:
     for stage in command.stages:
         changes = {"stage": stage, "output_dir": os.path.join(root, stage)}
         if last is not None:
-            changes |= {"model_name_or_path": last, "model_revision": None, "scorer_name_or_path": None}
+            # What comes from here on has what the first stage was made of.
+            made_of = ("model_revision", "scorer_name_or_path", "temporal_name_or_path", "temporal_grid")
+            changes |= {"model_name_or_path": last, **dict.fromkeys(made_of)}
         if stage == "selection":
             changes["lora_r"] = 0  # the language model, which adapters are for, does not train yet
         if stage == "end_to_end":

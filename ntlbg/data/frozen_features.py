@@ -87,13 +87,19 @@ class FrozenFeatures:
         processor (`NTLBGProcessor`): its sampling and sizes decide what the tower sees; not to be changed afterwards.
 
     Raises:
-        InputError: something of the tower is to be trained, or the folder's name is a file's.
+        InputError: something of the tower is to be trained, the model has a second stream, or the folder's name is a
+            file's.
     """
 
     def __init__(self, folder: str | os.PathLike, model: nn.Module, processor):
         self.folder = Path(folder)
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"the feature cache {str(folder)!r} is a file; give a folder")
+        if model.temporal_encoder is not None:
+            raise InputError(
+                "this model has a second stream, which sees other frames for every choice, so that no features of it "
+                "can be kept beforehand; leave out the feature cache"
+            )
         tower = _tower(model)
         trained = [name for name, parameter in tower.named_parameters() if parameter.requires_grad]
         if trained:

@@ -45,6 +45,9 @@ class ModelArguments:
     Parameters that control the model:
         model_name_or_path (`str`): a base (Qwen2-VL, Qwen2.5-VL, Qwen3-VL), or an NTLBG checkpoint to go on from.
         scorer_name_or_path (`str`, *optional*): a dual encoder for the first look; it is never trained here.
+        temporal_name_or_path (`str`, *optional*): a video encoder (VideoMAE, V-JEPA 2, TimeSformer, ViViT) for a
+            second stream; its projector is trained, it is not.
+        temporal_grid (`list[int]`, *optional*): steps, rows and columns that a segment's tokens are pooled to.
         model_revision (`str`, *optional*): branch, tag or commit on the Hub.
         dtype (`str`): type of the base's weights, "auto" or a torch type; the selector is float32 always.
         attn_implementation (`str`, *optional*): "sdpa", "eager", "flash_attention_2", ...; the teacher needs "eager".
@@ -68,6 +71,8 @@ class ModelArguments:
 
     model_name_or_path: str = "Qwen/Qwen2-VL-7B-Instruct"
     scorer_name_or_path: str | None = None
+    temporal_name_or_path: str | None = None
+    temporal_grid: list[int] | None = None
     model_revision: str | None = None
     dtype: str = "auto"
     attn_implementation: str | None = None
@@ -166,10 +171,11 @@ class NTLBGTrainingArguments(TrainingArguments):
     l5 L_teacher + l6 L_span.
 
     Parameters that control what is trained:
-        stage (`str`): "selection" (selector, rich points and transition; the base is frozen), "joint" (these and the
-            language model) or "end_to_end" (these and the vision tower's merger; in full fine-tuning the whole tower).
-        selector_learning_rate (`float`, *optional*): of selector, rich points and transition; `learning_rate` if not
-            given.
+        stage (`str`): "selection" (selector, rich points, transition and the projector of a second stream; the base
+            is frozen), "joint" (these and the language model) or "end_to_end" (these and the vision tower's merger; in
+            full fine-tuning the whole tower).
+        selector_learning_rate (`float`, *optional*): of selector, rich points, transition and the projector of a
+            second stream; `learning_rate` if not given.
 
     Parameters that control the losses:
         ntlbg_weight, align_weight, context_weight, evidence_weight, teacher_weight, span_weight (`float`): multiply

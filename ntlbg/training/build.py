@@ -18,6 +18,7 @@ from ntlbg.grounding.time_tokens import add_time_tokens, time_tokens
 from ntlbg.modeling_ntlbg.modeling_ntlbg import NTLBGForConditionalGeneration
 from ntlbg.processors.processing_ntlbg import NTLBGProcessor
 from ntlbg.training.arguments import DataArguments, ModelArguments, NTLBGTrainingArguments
+from ntlbg.training.stages import OWN_PARTS
 
 
 # Where the first look of a model is decided both by its configuration and by its processor.
@@ -52,6 +53,11 @@ def build_model(
                     f"`scorer_name_or_path` is {args.scorer_name_or_path!r}, but {name!r} is an NTLBG model, which "
                     "keeps the scorer it was made with; leave it out, or begin from the base"
                 )
+            if args.temporal_name_or_path is not None or args.temporal_grid is not None:
+                raise InputError(
+                    f"a second stream is asked for (`temporal_name_or_path`, `temporal_grid`), but {name!r} is an "
+                    "NTLBG model, which keeps what it was made with; leave these out, or begin from the base"
+                )
             if left_behind:
                 config.scorer_config = None
             if args.span_head is not None:
@@ -62,9 +68,16 @@ def build_model(
                 setattr(model.config, field, value)
         else:
             scorer = None if left_behind else args.scorer_name_or_path
-            model = NTLBGForConditionalGeneration.from_base(name, scorer=scorer, config_kwargs=settings, **loading)
+            temporal = args.temporal_name_or_path
+            if args.temporal_grid is not None:
+                settings["temporal_grid"] = args.temporal_grid
+            model = NTLBGForConditionalGeneration.from_base(
+                name, scorer=scorer, temporal=temporal, config_kwargs=settings, **loading
+            )
             model.config.base_config._name_or_path = name
-            processor = NTLBGProcessor.from_base(name, scorer_processor=args.scorer_name_or_path, **where)
+            processor = NTLBGProcessor.from_base(
+                name, scorer_processor=args.scorer_name_or_path, temporal_processor=temporal, **where
+            )
     except InputError:
         raise
     except (ImportError, OSError, ValueError) as error:
@@ -121,7 +134,7 @@ def _four_bits(training: NTLBGTrainingArguments) -> dict:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.float16 if training.fp16 else torch.bfloat16,
         # What trains in full, and the tower, whose features decide the choice.
-        llm_int8_skip_modules=["visual", "lm_head", "selector", "rich_points", "transition", "scorer"],
+        llm_int8_skip_modules=["visual", "lm_head", *OWN_PARTS, "scorer", "temporal_encoder"],
     )
     return {"quantization_config": quantization, "device_map": {"": training.device}}
 

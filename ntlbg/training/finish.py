@@ -46,6 +46,7 @@ def _save_with_adapters(model: NTLBGForConditionalGeneration, folder: Path) -> N
     adapted = load_adapters(model, folder)
     merged = merged_state_dict(adapted) | load_file(folder / STATISTICS_NAME)
     model.config.selector_trained = True
+    model.config.temporal_trained = model.temporal_encoder is not None
     model.save_pretrained(folder, state_dict=merged)
     for name in ADAPTER_FILES:
         (folder / name).unlink(missing_ok=True)

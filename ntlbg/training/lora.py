@@ -23,8 +23,8 @@ def with_lora(
     trained_tokens: Sequence[int] = (),
 ) -> nn.Module:
     r"""
-    A `PeftModel` whose checkpoints hold what the stage trains: adapters, selector, rich points, transition, and, end
-    to end, the vision tower's merger.
+    A `PeftModel` whose checkpoints hold what the stage trains: adapters, selector, rich points, transition, the
+    projector of a second stream, and, end to end, the vision tower's merger.
 
     Args:
         model (`NTLBGForConditionalGeneration`)

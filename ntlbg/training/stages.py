@@ -1,7 +1,8 @@
 """What trains in each stage, parameter by parameter; nothing is frozen or left unused without saying so.
 
 Stages (specification 4.1): "selection" trains what chooses and describes groups in front of a frozen base; "joint" the
-language model too; "end_to_end" also what makes visual tokens.
+language model too; "end_to_end" also what makes visual tokens. The projector of a second stream, where there is one,
+trains in each, its video encoder in none (as in Grounded-VideoLLM).
 """
 
 import re
@@ -11,8 +12,12 @@ from dataclasses import dataclass
 from torch import nn
 
 
-OWN_PARTS = ("selector", "rich_points", "transition", "span_head")
-PARTS = (*OWN_PARTS, "language_model", "embeddings", "merger", "vision_tower", "scorer")
+OWN_PARTS = ("selector", "rich_points", "transition", "span_head", "temporal_projector")
+_NEVER_TRAINED = {
+    "scorer": "the first look's dual encoder is never trained here",
+    "temporal_encoder": "the second stream's video encoder is never trained here",
+}
+PARTS = (*OWN_PARTS, "language_model", "embeddings", "merger", "vision_tower", *_NEVER_TRAINED)
 _STAGES = {
     "selection": set(OWN_PARTS),
     "joint": {*OWN_PARTS, "language_model", "embeddings"},
@@ -42,7 +47,7 @@ def part_of(name: str) -> str:
         ValueError: it belongs to none, so that a stage would not say what becomes of it.
     """
     words = name.removeprefix(_PEFT_PREFIX).split(".")
-    if words[0] in (*OWN_PARTS, "scorer"):
+    if words[0] in (*OWN_PARTS, *_NEVER_TRAINED):
         return words[0]
     if words[0] == "vlm":
         if "visual" in words:
@@ -84,7 +89,7 @@ def apply_stage(
             "The model has adapters, but the stage 'selection' trains no language model and they would lie unused; "
             "take the stage 'joint', or set `lora_r` to 0."
         )
-    reasons = {"scorer": "the first look's dual encoder is never trained here"}
+    reasons = dict(_NEVER_TRAINED)
     if not context_weight:
         reasons["transition"] = "`context_weight` is 0, and no other loss reaches it"
     if not span_weight:

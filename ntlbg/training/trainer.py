@@ -107,9 +107,11 @@ class NTLBGTrainer(Trainer):
     # -- training ------------------------------------------------------------------------------------------------
 
     def train(self, *args, **kwargs):
-        """As [`~transformers.Trainer.train`]. From here on the model's relevance head is used."""
+        """As [`~transformers.Trainer.train`]. From here on the model's relevance head is used, and its second stream,
+        if it has one."""
         model = self.ntlbg_model
         model.config.selector_trained = True
+        model.config.temporal_trained = model.temporal_encoder is not None
         if self.args.fade_share is not None:
             model.config.fade_share = self.args.fade_share
         model.statistics_folded_by_caller = True
@@ -134,7 +136,7 @@ class NTLBGTrainer(Trainer):
         loader.collate_fn = collate
 
     def create_optimizer(self, model=None):
-        """With `selector_learning_rate` the selector, rich points and transition are groups of their own."""
+        """With `selector_learning_rate` our own parts, of which the base has none, are groups of their own."""
         given = self.optimizer is not None
         optimizer = super().create_optimizer(model)
         rate = self.args.selector_learning_rate

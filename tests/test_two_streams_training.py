@@ -1,0 +1,151 @@
+"""Training with a second stream: gradients where the stage allows, and nowhere else; what is trained is used."""
+
+import json
+
+import pytest
+import torch
+from qa_parts import row, write_rows
+from test_two_streams import M, prepared_of
+from tiny_clips import save_clip_encoder, two_streams
+from train_parts import run_here, save_base, save_rows
+from training_parts import make_trainer
+from transformers import AutoModelForImageTextToText, TrainerCallback
+
+from ntlbg.data.frozen_features import FrozenFeatures
+from ntlbg.data.qa_dataset import load_qa
+from ntlbg.errors import InputError
+from ntlbg.training.arguments import LANGUAGE_MODEL_PROJECTIONS
+from ntlbg.training.collator import NTLBGDataCollator
+from ntlbg.training.lora import with_lora
+from ntlbg.training.stages import part_of
+
+
+OWN = {"selector", "rich_points", "transition", "temporal_projector"}
+TRAINS = {
+    "selection": OWN,
+    "joint": OWN | {"language_model", "embeddings"},
+    "end_to_end": OWN | {"language_model", "embeddings", "merger", "vision_tower"},
+}
+
+
+class Gradients(TrainerCallback):
+    """Names of the parameters that had a gradient at any step, and of those where it was not zero."""
+
+    def __init__(self):
+        self.given, self.told = set(), set()
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        for name, parameter in model.named_parameters():
+            if parameter.grad is not None:
+                self.given.add(name)
+                if parameter.grad.any():
+                    self.told.add(name)
+
+
+def open_streams(folder, family="qwen2_vl", **config_kwargs):
+    """A model with an untrained second stream, whose zero-initialised gates are open, and its processor."""
+    model, processor = two_streams(
+        family, folder, trained=False, **{"num_representatives": 3, "fade_share": 0.0, **config_kwargs}
+    )
+    for name, value in (("candidate_fps", 2.0), ("max_candidates", 16)):
+        setattr(processor.video_processor, name, value)
+    with torch.no_grad():
+        model.rich_points.gate.normal_()
+        model.selector.kappa.fill_(0.5)
+        model.expected_mean.normal_(std=0.1)
+    return model, processor
+
+
+def train(folder, model, processor, **kwargs):
+    """Two steps over four rows of real files; the trainer, and what had gradients."""
+    folder.mkdir(exist_ok=True)
+    rows = load_qa(write_rows(folder, [row(0), row(1, spans=[[0, 3]]), row(2, spans=[[4, 8]]), row(3)]))
+    trainer = make_trainer(folder / "run", rows=rows, model=model, loss_schedule="constant", **kwargs)
+    trainer.data_collator, trainer.processing_class = NTLBGDataCollator(processor), processor
+    gradients = Gradients()
+    trainer.add_callback(gradients)
+    trainer.train()
+    return trainer, gradients
+
+
+@pytest.mark.parametrize("stage", sorted(TRAINS))
+def test_gradients_are_only_where_the_stage_allows(stage, tmp_path):
+    model, processor = open_streams(tmp_path / "encoder")
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    trainer, gradients = train(tmp_path / "data", model, processor, stage=stage)
+    allowed = {name for name in before if part_of(name) in TRAINS[stage]}
+    assert gradients.given == allowed
+    assert gradients.told == allowed
+    moved = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
+    assert moved == allowed
+    assert "video encoder is never trained" in trainer.stage_summary.reasons["temporal_encoder"]
+    assert model.config.temporal_trained
+    assert not any(module.training for module in model.temporal_encoder.modules())
+
+
+def test_with_adapters_the_projector_trains_in_full_and_is_saved_with_them(tmp_path):
+    model, processor = open_streams(tmp_path / "encoder")
+    model = with_lora(model, "joint", r=2, alpha=4, target_modules=LANGUAGE_MODEL_PROJECTIONS)
+    trainer, gradients = train(tmp_path / "data", model, processor, stage="joint")
+    names = [name for name, _ in model.named_parameters()]
+    assert gradients.told == {
+        name for name in names if ".lora_" in name or (part_of(name) in OWN and ".original_module." not in name)
+    }
+    trainer.save_model()
+    loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "data" / "run").eval()
+    assert loaded.config.temporal_trained
+    inputs = NTLBGDataCollator(processor)([load_qa(tmp_path / "data" / "questions.jsonl")[0]])
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(**inputs).logits, model.eval()(**inputs).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_a_faded_group_is_faded_in_both_streams(tmp_path):
+    """Or the evidence that a blank hides would be told by what moves in its segment."""
+    model, processor = open_streams(tmp_path / "encoder", selector_trained=True, temporal_trained=True)
+    write_rows(tmp_path, [row(0)])
+    inputs = NTLBGDataCollator(processor)([load_qa(tmp_path / "questions.jsonl")[0]])
+    model.train()
+    with torch.no_grad():
+        _, (shown,) = prepared_of(model, inputs)
+        model.config.fade_share = 1.0
+        _, (faded,) = prepared_of(model, inputs)
+    tokens = shown.features.tokens
+    n = tokens.shape[1] - M
+    blank = tokens[:, n:].mean(dim=0)
+    shares = (faded.features.tokens[:, n:] - blank) / (tokens[:, n:] - blank)
+    share = float(shares.median())
+    assert 0.25 <= share <= 0.75
+    torch.testing.assert_close(faded.features.tokens[:, n:], blank + share * (tokens[:, n:] - blank))
+    own = model.encode_video(**inputs)[0].tokens.mean(dim=0)
+    torch.testing.assert_close(faded.features.tokens[:, :n], own + share * (tokens[:, :n] - own))
+
+
+def test_train_py_makes_two_streams_from_a_base_and_goes_on_with_them(tmp_path, capfd):
+    encoder = save_clip_encoder("vjepa2", tmp_path / "encoder")
+    values = {
+        "model_name_or_path": save_base(tmp_path / "base"),
+        "temporal_name_or_path": encoder,
+        "temporal_grid": [2, 2, 2],
+        "dataset": save_rows(tmp_path / "rows"),
+        "num_representatives": 3,
+        "max_candidates": 16,
+        "max_steps": 1,
+        "output_dir": tmp_path / "out",
+        "stages": ["selection", "joint"],
+    }
+    assert run_here(**values) == 0
+    config = json.loads((tmp_path / "out" / "joint" / "config.json").read_text())
+    assert config["temporal_trained"]
+    assert config["temporal_config"]["model_type"] == "vjepa2"
+    assert (tmp_path / "out" / "joint" / "temporal").is_dir()
+    # What was made with one keeps it.
+    again = {**values, "model_name_or_path": tmp_path / "out" / "joint", "output_dir": tmp_path / "more"}
+    assert run_here(**again | {"stages": ["joint"]}) == 2
+    assert "keeps what it was made with" in capfd.readouterr().err
+
+
+def test_features_kept_beforehand_are_refused(tmp_path):
+    model, processor = two_streams("qwen2_vl", tmp_path / "encoder")
+    model.requires_grad_(False)
+    with pytest.raises(InputError, match="sees other frames for every choice"):
+        FrozenFeatures(tmp_path / "features", model, processor)
