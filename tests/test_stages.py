@@ -70,7 +70,11 @@ def test_every_parameter_of_every_family_is_in_one_part_and_accounted_for(family
     summary = apply_stage(model, "end_to_end")
     counted = sum(summary.trained.values()) + sum(summary.frozen.values())
     assert counted == sum(value.numel() for value in model.parameters())
-    assert {part_of(name) for name, _ in model.named_parameters()} == set(PARTS) - {"scorer"}
+    assert {part_of(name) for name, _ in model.named_parameters()} == set(PARTS) - {
+        "scorer",
+        "temporal_encoder",
+        "temporal_projector",
+    }
     assert summary.trained["merger"] > 0
     trained = sum(value.numel() for value in model.parameters() if value.requires_grad)
     assert trained == sum(summary.trained.values())

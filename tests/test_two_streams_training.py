@@ -11,13 +11,15 @@ from train_parts import run_here, save_base, save_rows
 from training_parts import make_trainer
 from transformers import AutoModelForImageTextToText, TrainerCallback
 
+from ntlbg.cli import main
 from ntlbg.data.frozen_features import FrozenFeatures
 from ntlbg.data.qa_dataset import load_qa
 from ntlbg.errors import InputError
 from ntlbg.training.arguments import LANGUAGE_MODEL_PROJECTIONS
 from ntlbg.training.collator import NTLBGDataCollator
 from ntlbg.training.lora import with_lora
-from ntlbg.training.stages import part_of
+from ntlbg.training.model_shapes import shape_of_config
+from ntlbg.training.stages import PARTS, apply_stage, part_of
 
 
 OWN = {"selector", "rich_points", "transition", "temporal_projector"}
@@ -142,6 +144,24 @@ def test_train_py_makes_two_streams_from_a_base_and_goes_on_with_them(tmp_path, 
     again = {**values, "model_name_or_path": tmp_path / "out" / "joint", "output_dir": tmp_path / "more"}
     assert run_here(**again | {"stages": ["joint"]}) == 2
     assert "keeps what it was made with" in capfd.readouterr().err
+
+
+def test_every_parameter_is_in_one_part_and_accounted_for(tmp_path):
+    model, _ = two_streams("qwen2_vl", tmp_path)
+    assert {part_of(name) for name, _ in model.named_parameters()} == set(PARTS) - {"scorer"}
+    summary = apply_stage(model, "selection")
+    assert summary.trained["temporal_projector"] == sum(own.numel() for own in model.temporal_projector.parameters())
+    assert summary.frozen["temporal_encoder"] == sum(own.numel() for own in model.temporal_encoder.parameters())
+
+
+def test_its_memory_is_not_estimated_and_that_is_said(tmp_path, capsys):
+    model, _ = two_streams("qwen2_vl", tmp_path)
+    with pytest.raises(InputError, match="second stream .* no formulas"):
+        shape_of_config(model.config)
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps({"temporal_name_or_path": "MCG-NJU/videomae-base"}))
+    assert main(["config", "validate", str(path), "--gpu", "A100_80GB"]) == 2
+    assert "second stream, for whose memory there are no formulas" in capsys.readouterr().err
 
 
 def test_features_kept_beforehand_are_refused(tmp_path):

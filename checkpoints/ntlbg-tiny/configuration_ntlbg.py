@@ -9,6 +9,7 @@ from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
 from .remote_code_ntlbg import register
+from .temporal_clip_ntlbg import clip_shape
 
 
 # The adapters of modeling_ntlbg/adapters_ntlbg.py, by the base's model_type.
@@ -30,6 +31,15 @@ class NTLBGConfig(PreTrainedConfig):
             A dual encoder of transformers (CLIP, SigLIP, SigLIP 2, ...) for the first look: it sees all candidates
                 small.
             Without one, the first look is the base's own vision tower.
+        temporal_config (`PreTrainedConfig` or `dict`, *optional*):
+            A video encoder of transformers (VideoMAE, V-JEPA 2, TimeSformer, ViViT) for a second stream: it sees the
+            segment of each chosen group, and its tokens stand behind the group's own. Without one there is no second
+            stream.
+        temporal_grid (`tuple[int, int, int]`, *optional*, defaults to `(8, 4, 4)`):
+            Steps in time, rows and columns that a segment's tokens are pooled to; none more than the encoder gives.
+        temporal_trained (`bool`, *optional*, defaults to `False`):
+            Whether the projector of the second stream has been trained. While it has not, segments are not seen and
+            the model answers as without them; every selection says so.
         num_representatives (`int`, *optional*, defaults to 32):
             k, the number of groups kept per video; >= 1. A video with fewer groups keeps them all.
         max_visual_tokens (`int`, *optional*):
@@ -91,6 +101,7 @@ class NTLBGConfig(PreTrainedConfig):
     sub_configs_defaults = {
         "base_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen2_vl"),
         "scorer_config": SubConfigSpec(config_class=AutoConfig, model_type="siglip", optional=True),
+        "temporal_config": SubConfigSpec(config_class=AutoConfig, model_type="videomae", optional=True),
     }
     keys_to_ignore_at_inference = [
         "past_key_values",
@@ -108,6 +119,9 @@ class NTLBGConfig(PreTrainedConfig):
 
     base_config: dict | PreTrainedConfig | None = None
     scorer_config: dict | PreTrainedConfig | None = None
+    temporal_config: dict | PreTrainedConfig | None = None
+    temporal_grid: list[int] | tuple[int, ...] = (8, 4, 4)
+    temporal_trained: bool = False
     num_representatives: int = 32
     max_visual_tokens: int | None = None
     candidate_fps: float | int = 2.0
@@ -138,7 +152,7 @@ class NTLBGConfig(PreTrainedConfig):
         # with.
         given = {
             name: config._attn_implementation
-            for name in ("base_config", "scorer_config")
+            for name in ("base_config", "scorer_config", "temporal_config")
             if isinstance(config := getattr(self, name), PreTrainedConfig)
         }
         super().__post_init__(**kwargs)
@@ -187,6 +201,15 @@ class NTLBGConfig(PreTrainedConfig):
             raise ValueError(f"`context_size` should be a positive even number, but it is {self.context_size!r}.")
         if self.context_window < 1 or self.context_window % 2 == 0:
             raise ValueError(f"`context_window` should be a positive odd number, but it is {self.context_window!r}.")
+        if len(self.temporal_grid) != 3 or min(self.temporal_grid) < 1:
+            raise ValueError(f"`temporal_grid` should be three positive numbers, but it is {self.temporal_grid!r}.")
+        if self.temporal_config is not None:
+            given = clip_shape(self.temporal_config).grid
+            if any(asked > own for asked, own in zip(self.temporal_grid, given, strict=True)):
+                raise ValueError(
+                    f"`temporal_grid` is {tuple(self.temporal_grid)}, but this video encoder gives only {given} "
+                    "steps, rows and columns; pool to no more."
+                )
 
     def get_text_config(self, *args, **kwargs):
         return self.base_config.get_text_config(*args, **kwargs)

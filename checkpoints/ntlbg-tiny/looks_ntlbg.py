@@ -57,7 +57,7 @@ class LooksMixin:
         if num_representatives is None and max_visual_tokens is None:
             num_representatives, max_visual_tokens = self.config.num_representatives, self.config.max_visual_tokens
         if max_visual_tokens is not None:
-            per_group = self.adapter.tokens_per_group(video_grid_thw)
+            per_group = self.adapter.tokens_per_group(video_grid_thw) + self.segment_tokens
             if max_visual_tokens < per_group:
                 raise ValueError(
                     f"`max_visual_tokens` is {max_visual_tokens}, but one group of this video has {per_group} visual "
@@ -359,12 +359,12 @@ class LooksMixin:
         # Of the groups that are not shown the answer says nothing: they do not compete.
         shown = evidence_log_probabilities(choice.relevance[selection.indices])
         weights = pull.attach(shown, row, selection.num_groups)
-        layers = [
-            gate_points(tokens, features.detach().mean(dim=0), weights, openness)
-            for tokens, features in zip(
-                (points.tokens, *points.deepstack), (video.tokens, *video.deepstack), strict=True
-            )
-        ]
+        layers = []
+        for tokens, features in zip((points.tokens, *points.deepstack), (video.tokens, *video.deepstack), strict=True):
+            # Segments were seen of the shown groups alone; of these is their part of the blank.
+            segments = tokens[:, features.shape[1] :].detach()
+            blank = torch.cat([features.detach().mean(dim=0), segments.mean(dim=0)])
+            layers.append(gate_points(tokens, blank, weights, openness))
         return VideoFeatures(layers[0], layers[1:])
 
     def _given_look(self, video: VideoFeatures, selection: Selection, query=None) -> Choice:

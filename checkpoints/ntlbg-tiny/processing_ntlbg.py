@@ -12,12 +12,15 @@ from pathlib import Path
 import transformers
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
+from transformers.video_processing_utils import BaseVideoProcessor
 
 from .configuration_ntlbg import NTLBGConfig
 from .remote_code_ntlbg import PROCESSOR_AUTO_MAP, is_remote_code, register, save_remote_code
+from .temporal_clip_ntlbg import clip_shape
 from .first_look_ntlbg import base_first_look, scorer_first_look, scorer_query
 from .frame_bases_ntlbg import FRAME_PROCESSORS
 from .query_text_ntlbg import is_conversation, query_of_messages, query_of_prompt
+from .temporal_frames_ntlbg import temporal_candidates, temporal_segments
 from .video_processing_ntlbg import SAMPLING_KWARGS, NTLBGVideoProcessor, TimedVideoMetadata
 from .video_source_ntlbg import flatten_videos
 
@@ -26,6 +29,7 @@ from .video_source_ntlbg import flatten_videos
 BASE_PROCESSORS = (*FRAME_PROCESSORS, "Qwen2VLProcessor", "Qwen2_5_VLProcessor", "Qwen3VLProcessor")
 
 SCORER_FOLDER = "scorer"
+TEMPORAL_FOLDER = "temporal"
 
 
 class NTLBGProcessor(ProcessorMixin):
@@ -44,6 +48,10 @@ class NTLBGProcessor(ProcessorMixin):
         scorer_folder (`str`, *optional*): where a saved processor keeps its scorer's; set by `save_pretrained`.
         scorer_processor (`ProcessorMixin`, *optional*): processor of a dual encoder (CLIP, SigLIP, ...) for the first
             look.
+        temporal_folder (`str`, *optional*): as `scorer_folder`, of the second stream's processor.
+        temporal_processor (`BaseVideoProcessor`, *optional*): of a video encoder (VideoMAE, V-JEPA 2, ...), for the
+            second stream.
+        temporal_frames (`int`, *optional*): frames of one of its clips; needed with `temporal_processor`.
 
     Use [`NTLBGProcessor.from_base`] to make one from the base's processor.
     """
@@ -61,6 +69,9 @@ class NTLBGProcessor(ProcessorMixin):
         first_look_size: int = 224,
         scorer_folder: str | None = None,
         scorer_processor: ProcessorMixin | None = None,
+        temporal_folder: str | None = None,
+        temporal_processor: BaseVideoProcessor | None = None,
+        temporal_frames: int | None = None,
     ):
         if base_processor_class not in BASE_PROCESSORS:
             raise ValueError(
@@ -74,6 +85,14 @@ class NTLBGProcessor(ProcessorMixin):
         self.first_look_size = first_look_size
         self.scorer_folder = scorer_folder
         self.scorer_processor = scorer_processor
+        if temporal_processor is not None and (temporal_frames is None or temporal_frames < 1):
+            raise ValueError(
+                f"`temporal_frames` must be the number of frames of the video encoder's clips, but got "
+                f"{temporal_frames!r}; pass `clip_shape(encoder.config).frames`."
+            )
+        self.temporal_folder = temporal_folder
+        self.temporal_processor = temporal_processor
+        self.temporal_frames = temporal_frames
         super().__init__(image_processor, tokenizer, video_processor, chat_template=chat_template)
         base = self.base_processor
         self.image_token, self.image_token_id = base.image_token, base.image_token_id
@@ -89,6 +108,8 @@ class NTLBGProcessor(ProcessorMixin):
         max_side: int | None = 1280,
         first_look_size: int = 224,
         scorer_processor=None,
+        temporal_processor=None,
+        temporal_frames: int | None = None,
         **kwargs,
     ) -> "NTLBGProcessor":
         """
@@ -98,6 +119,8 @@ class NTLBGProcessor(ProcessorMixin):
             base (`ProcessorMixin` or `str`): the processor, or a folder or Hub name to load it from.
             candidate_fps, max_candidates, max_side: see [`NTLBGVideosKwargs`].
             first_look_size, scorer_processor: see the class; the scorer's processor may also be a folder or Hub name.
+            temporal_processor, temporal_frames: see the class; the video encoder's processor may also be a folder or
+                Hub name, from which `temporal_frames` is then read.
             kwargs: for `AutoProcessor.from_pretrained` where `base` is a name.
 
         Raises:
@@ -109,6 +132,10 @@ class NTLBGProcessor(ProcessorMixin):
             raise ValueError(f"{sorted(kwargs)} only apply where `base` is a name, but got {type(base).__name__}.")
         if isinstance(scorer_processor, str):
             scorer_processor = transformers.AutoProcessor.from_pretrained(scorer_processor)
+        if isinstance(temporal_processor, str):
+            config = transformers.AutoConfig.from_pretrained(temporal_processor)
+            temporal_frames = clip_shape(config).frames if temporal_frames is None else temporal_frames
+            temporal_processor = transformers.AutoVideoProcessor.from_pretrained(temporal_processor)
         if type(base).__name__ not in BASE_PROCESSORS:
             raise ValueError(f"`base` must be one of {', '.join(BASE_PROCESSORS)}, but got {type(base).__name__}.")
         video_processor = NTLBGVideoProcessor(
@@ -129,6 +156,8 @@ class NTLBGProcessor(ProcessorMixin):
             base_settings=settings,
             first_look_size=first_look_size,
             scorer_processor=scorer_processor,
+            temporal_processor=temporal_processor,
+            temporal_frames=temporal_frames,
         )
 
     @property
@@ -146,11 +175,15 @@ class NTLBGProcessor(ProcessorMixin):
     @property
     def model_input_names(self) -> list[str]:
         """Every tensor this processor can emit for the model."""
-        return [*self.base_processor.model_input_names, "query_input_ids", "query_attention_mask"]
+        own = ["query_input_ids", "query_attention_mask"]
+        stream = [] if self.temporal_processor is None else ["temporal_pixel_values"]
+        return [*self.base_processor.model_input_names, *own, *stream]
 
     # -- calls ---------------------------------------------------------------------------------------------------
 
-    def __call__(self, text=None, images=None, videos=None, query=None, selection=None, **kwargs) -> BatchFeature:
+    def __call__(
+        self, text=None, images=None, videos=None, query=None, selection=None, temporal: bool = True, **kwargs
+    ) -> BatchFeature:
         r"""
         Everything the base's processor gives for these inputs, unchanged, and the selector's inputs.
 
@@ -165,6 +198,8 @@ class NTLBGProcessor(ProcessorMixin):
                 text of the last user turn is taken.
             selection (*optional*): second look: a `Selection`, or one per video. Only the pictures of its groups are
                 decoded, at full size.
+            temporal (`bool`, *optional*, defaults to `True`): with `temporal_processor`, whether to prepare what the
+                second stream sees.
             kwargs: as the base takes them; sampling as [`NTLBGVideoProcessor.fetch`] takes it.
 
         Returns:
@@ -174,13 +209,15 @@ class NTLBGProcessor(ProcessorMixin):
             - **group_timestamps** (`torch.FloatTensor` of shape `(sum of T,)`): seconds, in the order of the videos.
             - with `selection`: **kept_group_indices** `(sum of k,)` and **kept_group_counts** `(videos,)`;
               `pixel_values_videos` then holds the k chosen groups, while prompt and `video_grid_thw` tell of all T.
+            - with `temporal_processor`: **temporal_pixel_values** `(frames, channels, height, width)`: all candidates,
+              or, with `selection`, the clips of the chosen groups' segments.
             - with `return_metadata=True`: **video_metadata**, see [`TimedVideoMetadata`].
 
         Raises:
             VideoError: a video cannot be used. ValueError: inputs do not fit together.
         """
         if is_conversation(text) or (isinstance(text, list | tuple) and len(text) and is_conversation(text[0])):
-            return self._call_with_messages(text, images, videos, query, selection, **kwargs)
+            return self._call_with_messages(text, images, videos, query, selection, temporal=temporal, **kwargs)
         sources = [] if videos is None else flatten_videos(videos)
         if not sources:
             if selection is not None:
@@ -188,13 +225,19 @@ class NTLBGProcessor(ProcessorMixin):
             return self.base_processor(images=images, text=text, **kwargs)
 
         kwargs, sampling, video_metadata = _without_fetching_kwargs(kwargs)
+        temporal = temporal and self.temporal_processor is not None
+        frames = None
         if selection is None:
             fetched = self.video_processor.fetch(sources, video_metadata, **sampling)
             clips, metadata = [v.frames for v in fetched], [TimedVideoMetadata.of(v) for v in fetched]
+            if temporal:
+                frames = temporal_candidates(self, fetched)
         else:
             selections = list(selection) if isinstance(selection, list | tuple) else [selection]
             looks = self.video_processor.fetch_selected(sources, selections, video_metadata, **sampling)
             clips, metadata = [frames.frames for frames, _ in looks], [m for _, m in looks]
+            if temporal:
+                frames = temporal_segments(self, sources, selections, video_metadata, sampling)
             kwargs["kept_groups"] = [[int(group) for group in s.indices] for s in selections]
 
         result = self.base_processor(
@@ -205,6 +248,8 @@ class NTLBGProcessor(ProcessorMixin):
             do_sample_frames=False,
             **kwargs,
         )
+        if frames is not None:
+            result["temporal_pixel_values"] = frames
         if "video_metadata" in result:
             result["video_metadata"] = metadata
         if text is not None:
@@ -322,20 +367,24 @@ class NTLBGProcessor(ProcessorMixin):
     # -- saving and loading ---------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict:
-        """Everything but the scorer's processor, which is saved in a folder of its own."""
-        scorer = self.__dict__.pop("scorer_processor")
+        """Everything but the processors of scorer and second stream, which are saved in folders of their own."""
+        apart = {name: self.__dict__.pop(name) for name in ("scorer_processor", "temporal_processor")}
         try:
             result = super().to_dict()
         finally:
-            self.scorer_processor = scorer
+            self.__dict__.update(apart)
         result["auto_map"] = dict(PROCESSOR_AUTO_MAP)
         return result
 
     def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
-        """Saves the processor with this code flat beside it; a scorer's processor goes to the sub-folder `scorer`."""
+        """Saves the processor with this code flat beside it; those of a scorer and of a second stream go to the
+        sub-folders `scorer` and `temporal`."""
         self.scorer_folder = None if self.scorer_processor is None else SCORER_FOLDER
         if self.scorer_processor is not None:
             self.scorer_processor.save_pretrained(f"{save_directory}/{SCORER_FOLDER}")
+        self.temporal_folder = None if self.temporal_processor is None else TEMPORAL_FOLDER
+        if self.temporal_processor is not None:
+            self.temporal_processor.save_pretrained(f"{save_directory}/{TEMPORAL_FOLDER}")
         # The code has to be there before a push inside `super()` collects the folder.
         if not is_remote_code(type(self)):
             Path(save_directory).mkdir(parents=True, exist_ok=True)
@@ -344,10 +393,15 @@ class NTLBGProcessor(ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
-        """Loads a saved processor with its scorer's; arguments as in `ProcessorMixin.from_pretrained`."""
+        """Loads a saved processor with those of its scorer and its second stream; arguments as in
+        `ProcessorMixin.from_pretrained`."""
         processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        hub = {name: kwargs[name] for name in HUB_KWARGS if name in kwargs}
+        if processor.temporal_folder:
+            processor.temporal_processor = transformers.AutoVideoProcessor.from_pretrained(
+                pretrained_model_name_or_path, subfolder=processor.temporal_folder, **hub
+            )
         if processor.scorer_folder:
-            hub = {name: kwargs[name] for name in HUB_KWARGS if name in kwargs}
             processor.scorer_processor = transformers.AutoProcessor.from_pretrained(
                 pretrained_model_name_or_path, subfolder=processor.scorer_folder, **hub
             )

@@ -60,7 +60,22 @@ def find_videos(placeholders, video_grid_thw, tokens_per_group, trailing_tokens:
     return slots
 
 
-def prune(keep: torch.Tensor, attention_mask: torch.Tensor, tensors: dict) -> dict:
+@dataclass
+class Insertion:
+    r"""
+    Tokens that come into a prompt as copies of others.
+
+    Args:
+        rows, after, sources (`torch.LongTensor` of shape `(I,)`): of each its row, the column it comes behind, and the
+            column it is a copy of. Those behind the same column stand in the order given.
+    """
+
+    rows: torch.Tensor
+    after: torch.Tensor
+    sources: torch.Tensor
+
+
+def prune(keep: torch.Tensor, attention_mask: torch.Tensor, tensors: dict, insertion: Insertion | None = None) -> dict:
     r"""
     Keep the named tokens of every row and pad the rows to one length again.
 
@@ -68,21 +83,25 @@ def prune(keep: torch.Tensor, attention_mask: torch.Tensor, tensors: dict) -> di
         keep (`torch.BoolTensor` of shape `(B, L)`): tokens that stay; padding is dropped and made anew.
         attention_mask (`torch.LongTensor` of shape `(B, L)`)
         tensors (`dict` of name to `(tensor of shape (..., B, L), value for padding)`)
+        insertion (`Insertion`, *optional*): tokens that come in besides.
 
     Returns:
         `dict` of name to tensor of shape `(..., B, L')`, with `attention_mask` added. Padding stands on the side where
         the input had it, on the left where it had none, as generation needs it.
     """
-    if bool(keep.all()):
+    if insertion is None and bool(keep.all()):
         return {"attention_mask": attention_mask, **{name: tensor for name, (tensor, _) in tensors.items()}}
     pad_right = bool((attention_mask[:, -1] == 0).any())
     keep = keep & attention_mask.bool()
-    lengths = keep.sum(dim=1)
-    longest = int(lengths.max())
-    # Where each kept token goes: its rank among the row's kept tokens, shifted by the padding before it.
-    shift = torch.zeros_like(lengths) if pad_right else longest - lengths
     rows, columns = keep.nonzero(as_tuple=True)
-    targets = (keep.long().cumsum(dim=1) - 1 + shift[:, None])[rows, columns]
+    if insertion is not None:
+        rows, columns = _with_copies(rows, columns, insertion, keep.shape[1])
+    lengths = torch.bincount(rows, minlength=len(keep))
+    longest = int(lengths.max())
+    # Where each token goes: its rank among those of its row, shifted by the padding before it.
+    shift = torch.zeros_like(lengths) if pad_right else longest - lengths
+    firsts = lengths.cumsum(dim=0) - lengths
+    targets = torch.arange(len(rows), device=rows.device) + (shift - firsts)[rows]
     pruned = {}
     for name, (tensor, value) in {**tensors, "attention_mask": (attention_mask, 0)}.items():
         result = tensor.new_full((*tensor.shape[:-1], longest), value)
@@ -91,4 +110,12 @@ def prune(keep: torch.Tensor, attention_mask: torch.Tensor, tensors: dict) -> di
     return pruned
 
 
-__all__ = ["IGNORED_LABEL", "VideoSlot", "find_videos", "prune"]
+def _with_copies(rows, columns, insertion: Insertion, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows and columns that tokens come from, those of the insertion among them, in the order of the new prompt."""
+    places = torch.cat([rows * length + columns, insertion.rows * length + insertion.after])
+    copied = torch.cat([torch.zeros_like(rows), torch.ones_like(insertion.rows)])
+    order = (2 * places + copied).argsort(stable=True)
+    return torch.cat([rows, insertion.rows])[order], torch.cat([columns, insertion.sources])[order]
+
+
+__all__ = ["IGNORED_LABEL", "Insertion", "VideoSlot", "find_videos", "prune"]

@@ -159,8 +159,10 @@ def shape_of_config(config) -> ModelShape:
     """The shape of a transformers configuration: a base's, or an `NTLBGConfig` around it.
 
     Raises:
-        InputError: the family is not supported.
+        InputError: the family is not supported, or the model has a second stream.
     """
+    if config.model_type == "ntlbg" and config.temporal_config is not None:
+        raise InputError("the model has a second stream (`temporal_config`), for whose memory there are no formulas")
     config = config.base_config if config.model_type == "ntlbg" else config
     family = config.model_type
     if family not in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"):

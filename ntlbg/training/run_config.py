@@ -144,8 +144,13 @@ def shape_and_job(run: dict, gpus: int = 1, near: Path | None = None) -> tuple[M
     """What a run asks of each of `gpus` cards, for its longest videos (`max_candidates` frames).
 
     Raises:
-        InputError: the model's shape is unknown, or a value makes no sense.
+        InputError: the model's shape is unknown, it has a second stream, or a value makes no sense.
     """
+    if run.get("temporal_name_or_path"):
+        raise InputError(
+            "`temporal_name_or_path` adds a second stream, for whose memory there are no formulas; leave it out to "
+            "estimate the rest"
+        )
     shape = shape_of(str(run.get("model_name_or_path") or DEFAULT_MODEL))
     dtype, compute = precision_of(run)
     side = frame_side(run)
