@@ -1,6 +1,8 @@
 """The second stream: a video encoder sees the segment of each chosen group."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -352,6 +354,23 @@ def test_what_does_not_fit_is_told_in_a_sentence(tmp_path):
         NTLBGConfig(temporal_grid=[2, 0, 2])
     with pytest.raises(ValueError, match=r"of type 'clip', whose tokens are not known; choose .* videomae"):
         NTLBGConfig(temporal_config={"model_type": "clip"})
+
+
+def test_the_pages_code_runs(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[1] / "docs" / "two_streams.md").read_text(encoding="utf-8")
+    processor = tiny_base_processor("qwen2_vl")
+    tiny_base("qwen2_vl", processor.tokenizer).save_pretrained(tmp_path / "base")
+    processor.save_pretrained(tmp_path / "base")
+    save_clip_encoder("videomae", tmp_path / "encoder")
+    code = re.search(r"```python\n(.*?)```", page, flags=re.DOTALL)[1]
+    code = code.replace("Qwen/Qwen2-VL-7B-Instruct", "./base").replace("MCG-NJU/videomae-base", "./encoder")
+    # The tiny encoder gives fewer tokens than the default grid asks for.
+    code = code.replace("temporal=encoder", "temporal=encoder, config_kwargs={'temporal_grid': (2, 2, 2)}")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(compile(code, "two_streams.md", "exec"), names)
+    assert names["model"].temporal_encoder.config.model_type == "videomae"
+    assert names["processor"].temporal_frames == 8
 
 
 def test_a_config_with_it_survives_json(tmp_path):

@@ -19,6 +19,7 @@ from ntlbg.training.arguments import LANGUAGE_MODEL_PROJECTIONS
 from ntlbg.training.collator import NTLBGDataCollator
 from ntlbg.training.lora import with_lora
 from ntlbg.training.model_shapes import shape_of_config
+from ntlbg.training.run_config import shape_and_job
 from ntlbg.training.stages import PARTS, apply_stage, part_of
 
 
@@ -156,12 +157,16 @@ def test_every_parameter_is_in_one_part_and_accounted_for(tmp_path):
 
 def test_its_memory_is_not_estimated_and_that_is_said(tmp_path, capsys):
     model, _ = two_streams("qwen2_vl", tmp_path)
-    with pytest.raises(InputError, match="second stream .* no formulas"):
+    with pytest.raises(InputError, match=r"second stream .* no formulas"):
         shape_of_config(model.config)
     path = tmp_path / "run.json"
-    path.write_text(json.dumps({"temporal_name_or_path": "MCG-NJU/videomae-base"}))
-    assert main(["config", "validate", str(path), "--gpu", "A100_80GB"]) == 2
-    assert "second stream, for whose memory there are no formulas" in capsys.readouterr().err
+    run = {"temporal_name_or_path": "MCG-NJU/videomae-base", "temporal_grid": [8, 4, 4]}
+    path.write_text(json.dumps(run))
+    assert main(["config", "validate", "--config", str(path)]) == 0
+    assert main(["config", "validate", "--config", str(path), "--gpu", "A100_80GB"]) == 2
+    assert "for the memory of a second stream there are no formulas" in capsys.readouterr().out
+    with pytest.raises(InputError, match="adds a second stream, for whose memory there are no formulas"):
+        shape_and_job(run)
 
 
 def test_features_kept_beforehand_are_refused(tmp_path):

@@ -357,6 +357,11 @@ def _too_large(run: dict, card: Card, gpus: int, near: Path | None) -> Iterator[
     from ntlbg.training.fit import usable
     from ntlbg.training.memory import estimate_memory
 
+    if run.get("temporal_name_or_path"):
+        yield Problem(
+            "temporal_name_or_path", "for the memory of a second stream there are no formulas", "leave out the card"
+        )
+        return
     try:
         estimate = estimate_memory(*shape_and_job(run, gpus, near))
     except InputError as error:
