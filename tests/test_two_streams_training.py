@@ -148,7 +148,7 @@ def test_train_py_makes_two_streams_from_a_base_and_goes_on_with_them(tmp_path, 
 
 
 def test_every_parameter_is_in_one_part_and_accounted_for(tmp_path):
-    model, _ = two_streams("qwen2_vl", tmp_path)
+    model, _ = two_streams("qwen2_vl", tmp_path, span_head=True)
     assert {part_of(name) for name, _ in model.named_parameters()} == set(PARTS) - {"scorer"}
     summary = apply_stage(model, "selection")
     assert summary.trained["temporal_projector"] == sum(own.numel() for own in model.temporal_projector.parameters())

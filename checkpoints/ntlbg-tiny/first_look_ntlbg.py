@@ -55,7 +55,13 @@ def base_first_look(processor, video, query: str | None, video_metadata, samplin
     prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     # Numbers are for answering: drawn on frames this small they would be part of what the choice rests on.
     result = processor(
-        text=[prompt], videos=[small], query=query or "", number_frames=False, return_tensors="pt", **options
+        text=[prompt],
+        videos=[small],
+        query=query or "",
+        temporal=False,
+        number_frames=False,
+        return_tensors="pt",
+        **options,
     )
     result["frames_indices"] = torch.from_numpy(candidates.indices)
     return result

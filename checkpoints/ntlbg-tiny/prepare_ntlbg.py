@@ -13,7 +13,8 @@ from .prompt_ntlbg import IGNORED_LABEL, prune
 
 
 class PrepareMixin:
-    """Encoding, choosing and pruning; for a model with `config`, `adapter`, `vlm`, and [`LooksMixin`]."""
+    """Encoding, choosing and pruning; for a model with `config`, `adapter`, `vlm`, [`LooksMixin`] and
+    [`TemporalStreamMixin`]."""
 
     def _keep_mask(self, input_ids, slots, choices) -> torch.Tensor:
         keep = torch.ones_like(input_ids, dtype=torch.bool)
@@ -51,14 +52,18 @@ class PrepareMixin:
             positions = self.adapter.positions(inputs, attention_mask)
         pad_id = self.config.get_text_config().pad_token_id or 0
         tensors = {"input_ids": (input_ids, pad_id)}
+        insertion, labels = self._segment_places(slots, choices, grids), inputs.get("labels")
+        if insertion is not None and labels is not None:
+            # What comes in are copies of placeholders, which are no answer.
+            labels = labels.masked_fill(self.adapter.placeholders(input_ids, attention_mask, types), IGNORED_LABEL)
         for name, tensor, value in (
             ("position_ids", positions, 0),
             ("mm_token_type_ids", types, 0),
-            ("labels", inputs.get("labels"), IGNORED_LABEL),
+            ("labels", labels, IGNORED_LABEL),
         ):
             if tensor is not None:
                 tensors[name] = (tensor, value)
-        prepared = prune(keep, attention_mask, tensors)
+        prepared = prune(keep, attention_mask, tensors, insertion)
         if positions is not None:
             self.adapter.remember_positions(prepared["position_ids"], prepared["attention_mask"])
 
@@ -88,14 +93,19 @@ class PrepareMixin:
                 kept_grids[:, 0] = inputs["kept_group_counts"]
                 features = self._encode(inputs["pixel_values_videos"], kept_grids)
             parts = inputs["kept_group_indices"].split(counts)
-            return [self._second_look(*triple) for triple in zip(features, selections, parts, strict=True)]
+            segments = self._frames_of_segments(inputs["temporal_pixel_values"], counts, are_clips=True)
+            looks = zip(features, selections, parts, strict=True)
+            choices = [self._second_look(*triple) for triple in looks]
+            return [self._add_segment(*pair, are_clips=True) for pair in zip(choices, segments, strict=True)]
         if features is None:
             features = self._encode(inputs["pixel_values_videos"], grids)
         self._check_features(features, grids)
+        segments = self._frames_of_segments(inputs["temporal_pixel_values"], grids[:, 0].tolist(), are_clips=False)
         query_slots = self._query_slots(inputs["query_input_ids"], inputs["query_attention_mask"])
         if selections is not None:
             queries = [None if query_slots is None else query_slots[slot.row] for slot in slots]
-            return [self._given_look(*three) for three in zip(features, selections, queries, strict=True)]
+            choices = [self._given_look(*three) for three in zip(features, selections, queries, strict=True)]
+            return [self._add_segment(*pair, are_clips=False) for pair in zip(choices, segments, strict=True)]
         seconds = self._split_times(inputs["group_timestamps"], grids[:, 0].tolist())
         evidence = self._split_evidence(inputs.get("group_evidence"), grids[:, 0].tolist())
         with_losses = self.training or inputs.get("labels") is not None
@@ -109,6 +119,7 @@ class PrepareMixin:
             choice = self._first_and_only_look(
                 features[number], k, query, seconds[number], evidence[number], with_losses
             )
+            choice = self._add_segment(choice, segments[number], are_clips=False)
             if self.training and choice.relevance is not None:
                 choice.features = self._gate(choice, features[number], pull, slot.row)
             choices.append(choice)

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .temporal_clip_ntlbg import ClipShape, clip_shape
-from .adapters_ntlbg import VideoFeatures
+from .base_adapter_ntlbg import VideoFeatures
 from .outputs_ntlbg import Choice
 from .prompt_ntlbg import Insertion, VideoSlot
 from .segments_ntlbg import segment_frames
