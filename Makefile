@@ -4,6 +4,7 @@ SEED   ?= 0
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+EVAL   ?= build/eval-env
 AV     ?= 15 16 17.0 17 18
 CODE   := configuration modeling_ntlbg processors ntlbg tests train.py
 
@@ -11,7 +12,7 @@ AV_TESTS := $(addprefix tests/test_,decoding.py exactness.py sources.py attacks.
              fuzz_decode.py select_frames.py processors.py batch_decoding.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-av test-distributed fuzz-decode quality style tiny tiny-package tiny-smoke bench bench-tiny bench-recipe bench-selectors bench-decode bench-losses bench-memory bench-frames bench-needles bench-efficiency clean
+.PHONY: help demo test test-eval test-av test-distributed fuzz-decode quality style tiny tiny-package tiny-smoke bench bench-tiny bench-recipe bench-selectors bench-decode bench-losses bench-memory bench-frames bench-needles bench-efficiency clean
 
 help:                   ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
@@ -28,6 +29,15 @@ demo: $(STAMP)          ## render a ten-minute video, watch it once, ask it ques
 
 test: $(STAMP)          ## the whole test suite
 	$(BIN)/python -m pytest -q
+
+$(EVAL)/.installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(EVAL)
+	$(EVAL)/bin/python -m pip install --quiet --upgrade pip
+	$(EVAL)/bin/python -m pip install --quiet --editable '.[eval]' pytest
+	touch $@
+
+test-eval: $(EVAL)/.installed ## the lmms-eval plug-in on toy copies of its tasks, in an environment of its own (minutes)
+	$(EVAL)/bin/python -m pytest -q tests/test_lmms_eval.py tests/test_harness_questions.py tests/test_metric_modules.py
 
 test-av: $(STAMP)       ## decoding with every PyAV that is supported, each beside the environment (AV="15 16" for some)
 	set -e; for version in $(AV); do rm -rf build/av; \

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from tiny_encoders import save_encoder
+from tiny_encoders import save_encoder, scenes, write_video
 from tiny_models import SMALL, tiny_base
 from tiny_parts import FAMILIES, moving_square, tiny_base_processor
 
@@ -24,14 +24,23 @@ def encoder(tmp_path_factory):
     return str(save_encoder("siglip2", tmp_path_factory.mktemp("encoder")))
 
 
-def scored_answerer(family: str, encoder: str, **config_kwargs) -> VideoAnswerer:
+def scored_answerer(family: str, encoder: str, options: dict | None = None, **config_kwargs) -> VideoAnswerer:
     """A plain base of the family behind a scorer: two looks."""
     scorer, base = DualEncoder.load(encoder, "cpu"), tiny_base_processor(family, max_tokens_per_frame=16)
     model = NTLBGForConditionalGeneration.from_base(
         tiny_base(family, base.tokenizer), scorer=scorer.model, config_kwargs={**SMALL, **config_kwargs}
     )
     processor = NTLBGProcessor.from_base(base, scorer_processor=scorer.processor)
-    return VideoAnswerer(model, processor, max_new_tokens=2)
+    return VideoAnswerer(model, processor, max_new_tokens=2, **(options or {}))
+
+
+@pytest.mark.parametrize("selector", ["ntlbg", "uniform", "top_k"])
+def test_both_looks_are_at_the_candidates_the_answerer_was_made_for(selector, encoder, tmp_path):
+    video = write_video(tmp_path / "scenes.mp4", scenes())
+    answerer = scored_answerer("qwen2_vl", encoder, {"selector": selector, "candidate_fps": 1.0})
+    answer = answerer.open(str(video)).ask(QUESTIONS[0], 2)
+    assert answer.selection.num_groups == 4
+    assert all(second % 2 == 0 for second in answer.selection.timestamps.tolist())
 
 
 def test_the_scorer_sees_each_group_once_however_many_questions_there_are(encoder, monkeypatch):

@@ -202,6 +202,8 @@ class VideoAnswerer:
                     scores = cosines_to(looked, scorer_query(self.model.scorer, query))
                     k = scorer_k(self.model.config, len(looked), k, None)
                     selection = self._given(looked, opened.seen["group_timestamps"], k, scores)
+                    # The second look reads these, and not the processor's own grid.
+                    selection.frames_indices = torch.as_tensor(opened.seen["frames_indices"])
             with timed(timings, "read the chosen"):
                 told, notes = opened.told_at(selection.timestamps)
                 inputs = self._inputs(opened.source, question, selection, transcript(told or []), prompt)
@@ -444,8 +446,13 @@ class OpenImages:
     subtitles: Subtitles | None = None
     subtitle_seconds: float | None = None
 
-    def ask(self, question: str, k: int | None = None, max_visual_tokens: int | None = None) -> Answer:
+    def ask(
+        self, question: str, k: int | None = None, max_visual_tokens: int | None = None, *, prompt: str | None = None
+    ) -> Answer:
         """Choose k frames (`IMAGES` if None) for the question and answer from them as images.
+
+        Args:
+            prompt: see `OpenVideo.ask`.
 
         Raises:
             ModelError: a token budget was given; only NTLBG models know how many tokens a frame takes.
@@ -469,7 +476,9 @@ class OpenImages:
             )
             if query is None:
                 selection.warnings.append("The question was not used to choose the frames: there is no encoder.")
-        return self.answerer.answer_from(selection, question, self.subtitles, self.subtitle_seconds, timings)
+        told = question if prompt is None else prompt
+        answer = self.answerer.answer_from(selection, told, self.subtitles, self.subtitle_seconds, timings)
+        return replace(answer, question=question)
 
 
 def load_answerer(
@@ -482,6 +491,8 @@ def load_answerer(
     selector: str = OURS,
     candidate_fps: float | None = None,
     max_candidates: int | None = None,
+    dtype: str | torch.dtype = "auto",
+    attn_implementation: str | None = None,
     cache_dir: str | os.PathLike | bool | None = None,
     limits: VideoLimits | None = None,
 ) -> VideoAnswerer | ImageAnswerer:
@@ -497,6 +508,7 @@ def load_answerer(
         device: a GPU if there is one, else the CPU.
         trust_remote_code: run code that comes with a model that is neither, be it from the Hub or in a folder.
         max_new_tokens, selector, candidate_fps, max_candidates: see the answerers.
+        dtype, attn_implementation: of the model, as transformers' `from_pretrained` takes them.
         cache_dir: see `FrameSelector`; only a model that gets images uses one.
         limits: what a video may cost, see `VideoLimits`.
 
@@ -508,6 +520,7 @@ def load_answerer(
     options = {"max_new_tokens": max_new_tokens, "selector": check_selector(selector)}
     sampling = {"candidate_fps": candidate_fps, "max_candidates": max_candidates}
     given = {option: value for option, value in sampling.items() if value is not None}
+    loading = {"dtype": dtype} | ({"attn_implementation": attn_implementation} if attn_implementation else {})
     with _load_errors(name):
         model_type = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
     if model_type == "ntlbg":
@@ -517,7 +530,7 @@ def load_answerer(
                 "given; drop --encoder"
             )
         with _load_errors(name):
-            model = NTLBGForConditionalGeneration.from_pretrained(name, dtype="auto")
+            model = NTLBGForConditionalGeneration.from_pretrained(name, **loading)
             processor = NTLBGProcessor.from_pretrained(name, trust_remote_code=False)
             _check_chat_template(processor, name)
         processor.video_processor.limits = limits
@@ -528,7 +541,7 @@ def load_answerer(
         scorer = frames.encoder
         with _load_errors(name):
             model = NTLBGForConditionalGeneration.from_base(
-                name, scorer=None if scorer is None else scorer.model, dtype="auto", trust_remote_code=False
+                name, scorer=None if scorer is None else scorer.model, trust_remote_code=False, **loading
             )
             processor = NTLBGProcessor.from_base(
                 str(name),
@@ -539,7 +552,7 @@ def load_answerer(
         processor.video_processor.limits = limits
         return VideoAnswerer(model.to(device), processor, **options, **sampling)
     with _load_errors(name):
-        model = AutoModelForImageTextToText.from_pretrained(name, dtype="auto", trust_remote_code=trust_remote_code)
+        model = AutoModelForImageTextToText.from_pretrained(name, trust_remote_code=trust_remote_code, **loading)
         processor = AutoProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
         _check_chat_template(processor, name)
     return ImageAnswerer(model.to(device), processor, frames, **options)
