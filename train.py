@@ -26,6 +26,7 @@ from ntlbg.training.command_line import Command, parse_command
 from ntlbg.training.finish import push, save_whole_model
 from ntlbg.training.lora import with_lora
 from ntlbg.training.run_summary import describe, read_summary, summarize, write_summary
+from ntlbg.training.stage_names import FEATURE_STAGES, LANGUAGE_STAGES
 from ntlbg.training.stages import apply_stage
 from ntlbg.training.trainer import NTLBGTrainer
 
@@ -103,9 +104,9 @@ def train_stages(command: Command) -> None:
             # What comes from here on has what the first stage was made of.
             made_of = ("model_revision", "scorer_name_or_path", "temporal_name_or_path", "temporal_grid")
             changes |= {"model_name_or_path": last, **dict.fromkeys(made_of)}
-        if stage == "selection":
+        if stage not in LANGUAGE_STAGES:
             changes["lora_r"] = 0  # the language model, which adapters are for, does not train yet
-        if stage == "end_to_end":
+        if stage in FEATURE_STAGES:
             changes["feature_cache"] = None  # what makes features trains
         if stage != command.stages[-1]:
             changes["push_to_hub"] = False

@@ -83,7 +83,17 @@ def test_parameters_by_formula_are_those_of_the_real_classes(family, tied):
 
 
 @pytest.mark.parametrize(
-    "job", [{"stage": "selection"}, {}, {"lora_r": 4}, {"stage": "end_to_end"}, {"stage": "end_to_end", "lora_r": 4}]
+    "job",
+    [
+        {"stage": "selection"},
+        {},
+        {"lora_r": 4},
+        {"stage": "end_to_end"},
+        {"stage": "end_to_end", "lora_r": 4},
+        {"stage": "projectors"},
+        {"stage": "joint_projectors"},
+        {"stage": "joint_projectors", "lora_r": 4},
+    ],
 )
 @pytest.mark.parametrize("family", VISION)
 def test_what_a_stage_trains_is_counted_to_the_parameter(family, job):
@@ -124,6 +134,7 @@ def test_what_autograd_keeps_of_a_layer_is_what_the_formula_says(family, job, dt
         ("qwen2_5_vl", {"stage": "end_to_end", "checkpointing": True, "frames": 96}),
         ("qwen3_vl", {"representatives": 16}),
         ("qwen3_vl", {"stage": "end_to_end", "lora_r": 4, "frames": 64}),
+        ("qwen2_vl", {"stage": "projectors", "frames": 96}),
     ],
 )
 def test_the_peak_of_a_real_step_is_within_four_percent(family, job):

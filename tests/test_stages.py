@@ -17,6 +17,8 @@ TRAINS = {
     "selection": OWN,
     "joint": OWN | {"language_model", "embeddings"},
     "end_to_end": OWN | {"language_model", "embeddings", "merger", "vision_tower"},
+    "projectors": {"merger"},
+    "joint_projectors": OWN | {"language_model", "embeddings", "merger"},
 }
 
 
@@ -39,10 +41,10 @@ def test_all_that_a_stage_trains_moves_and_all_else_stays(stage, tmp_path):
     assert {name for name in moved if part_of(name) not in TRAINS[stage]} == set()
 
 
-@pytest.mark.parametrize("stage", ["joint", "end_to_end"])
+@pytest.mark.parametrize("stage", ["joint", "end_to_end", "joint_projectors"])
 def test_with_adapters_the_bases_weights_stay_and_the_rest_of_the_stage_moves(stage, tmp_path):
     moved, stayed = moved_by_training(tmp_path, lora(open_model(), stage), stage=stage)
-    parts = OWN | ({"merger"} if stage == "end_to_end" else set())
+    parts = OWN | (set() if stage == "joint" else {"merger"})
     expected = {
         name
         for name in moved | stayed

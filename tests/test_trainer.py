@@ -244,7 +244,7 @@ def test_what_does_not_fit_together_is_said_in_one_sentence(tmp_path):
         make_trainer(tmp_path, teacher_weight=1.0)
     with pytest.raises(ValueError, match=r"`model` should be an `NTLBGForConditionalGeneration`"):
         make_trainer(tmp_path, model=open_model().vlm)
-    with pytest.raises(ValueError, match=r"`stage` should be one of selection, joint, end_to_end, but it is 'all'"):
+    with pytest.raises(ValueError, match=r"`stage` should be one of selection, joint, .*, but it is 'all'"):
         NTLBGTrainingArguments(output_dir=str(tmp_path), stage="all")
     with pytest.raises(ValueError, match=r"`align_weight` should be at least 0, but it is -1"):
         NTLBGTrainingArguments(output_dir=str(tmp_path), align_weight=-1)

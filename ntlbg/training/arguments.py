@@ -14,9 +14,8 @@ from transformers import TrainingArguments
 
 from ntlbg.grounding.names import TASKS, TIME_FORMATS
 from ntlbg.training.loss_schedule import SCHEDULES
+from ntlbg.training.stage_names import STAGES
 
-
-STAGES = ("selection", "joint", "end_to_end")
 
 # The language model's projections and no others: `all-linear` would also hit the vision tower and the selector.
 LANGUAGE_MODEL_PROJECTIONS = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
@@ -172,10 +171,13 @@ class NTLBGTrainingArguments(TrainingArguments):
 
     Parameters that control what is trained:
         stage (`str`): "selection" (selector, rich points, transition and the projector of a second stream; the base
-            is frozen), "joint" (these and the language model) or "end_to_end" (these and the vision tower's merger; in
-            full fine-tuning the whole tower).
+            is frozen), "joint" (these and the language model), "end_to_end" (these and the vision tower's merger; in
+            full fine-tuning the whole tower), "projectors" (what leads from the towers to the language model, alone)
+            or "joint_projectors" (this and what "joint" trains).
         selector_learning_rate (`float`, *optional*): of selector, rich points, transition and the projector of a
             second stream; `learning_rate` if not given.
+        merger_learning_rate (`float`, *optional*): of the vision tower's merger; `learning_rate` if not given.
+        lora_learning_rate (`float`, *optional*): of the adapters; `learning_rate` if not given.
 
     Parameters that control the losses:
         ntlbg_weight, align_weight, context_weight, evidence_weight, teacher_weight, span_weight (`float`): multiply
@@ -215,6 +217,8 @@ class NTLBGTrainingArguments(TrainingArguments):
     train_representatives: int | None = None
     fade_share: float | None = None
     selector_learning_rate: float | None = None
+    merger_learning_rate: float | None = None
+    lora_learning_rate: float | None = None
     generation_max_new_tokens: int = 16
     predict_with_generate: bool = False
 
@@ -223,7 +227,8 @@ class NTLBGTrainingArguments(TrainingArguments):
         _check_choice("loss_schedule", self.loss_schedule, SCHEDULES)
         for name in ("ntlbg", "align", "context", "evidence", "teacher", "span"):
             _check_at_least(f"{name}_weight", getattr(self, f"{name}_weight"), 0)
-        _check_at_least("selector_learning_rate", self.selector_learning_rate, 0)
+        for part in ("selector", "merger", "lora"):
+            _check_at_least(f"{part}_learning_rate", getattr(self, f"{part}_learning_rate"), 0)
         _check_at_least("train_representatives", self.train_representatives, 1)
         if self.fade_share is not None:
             _check_share("fade_share", self.fade_share)
@@ -257,4 +262,4 @@ class NTLBGTrainingArguments(TrainingArguments):
         return super()._setup_devices
 
 
-__all__ = ["LANGUAGE_MODEL_PROJECTIONS", "STAGES", "DataArguments", "ModelArguments", "NTLBGTrainingArguments"]
+__all__ = ["LANGUAGE_MODEL_PROJECTIONS", "DataArguments", "ModelArguments", "NTLBGTrainingArguments"]

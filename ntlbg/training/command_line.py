@@ -11,7 +11,8 @@ from typing import NoReturn
 from transformers import HfArgumentParser
 
 from ntlbg.errors import InputError, first_sentence
-from ntlbg.training.arguments import STAGES, DataArguments, ModelArguments, NTLBGTrainingArguments
+from ntlbg.training.arguments import DataArguments, ModelArguments, NTLBGTrainingArguments
+from ntlbg.training.stage_names import STAGES
 
 
 _DATACLASSES = (ModelArguments, DataArguments, NTLBGTrainingArguments)

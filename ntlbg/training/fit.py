@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ntlbg.training.memory import Estimate, estimate_memory
 from ntlbg.training.run_config import deepspeed_of, preset, shape_and_job
+from ntlbg.training.stage_names import FEATURE_STAGES
 from ntlbg.training.tiers import GIB, Card, Level
 
 
@@ -56,7 +57,7 @@ def _measures(run: dict, gpus: int, card: Card, near: Path | None) -> Iterator[t
     if not run.get("activation_checkpointing"):
         change = {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": False}}
         yield run | change, "gradient checkpointing", "layers keep their input alone; a third more computing"
-    if not run.get("feature_cache") and run.get("stage") != "end_to_end":
+    if not run.get("feature_cache") and run.get("stage") not in FEATURE_STAGES:
         yield run | {"feature_cache": "features"}, "cached vision features", "a video is encoded once, not every epoch"
     batch, accumulation = run.get("per_device_train_batch_size") or 8, run.get("gradient_accumulation_steps") or 1
     if batch > 1:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ntlbg.grounding.time_tokens import trainable_rows
+from ntlbg.training.stage_names import FEATURE_STAGES
 from ntlbg.training.stages import OWN_PARTS, is_adapter, part_of
 
 
@@ -28,7 +29,7 @@ def with_lora(
 
     Args:
         model (`NTLBGForConditionalGeneration`)
-        stage (`str`): "joint" or "end_to_end".
+        stage (`str`): one in which the language model trains.
         r, alpha, dropout: of [`~peft.LoraConfig`].
         target_modules (`str`): regular expression over module names.
         trained_tokens: ids of words whose rows of the embeddings, and of the output layer, train in full.
@@ -53,7 +54,7 @@ def with_lora(
         )
     parts = dict(model.named_children())
     saved = [part for part in OWN_PARTS if part in parts]
-    if stage == "end_to_end":
+    if stage in FEATURE_STAGES:
         saved += _mergers(model)
     config = LoraConfig(
         r=r,

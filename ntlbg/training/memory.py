@@ -39,6 +39,7 @@ import math
 from dataclasses import dataclass
 
 from ntlbg.training.model_shapes import ModelShape
+from ntlbg.training.stage_names import FEATURE_STAGES, LANGUAGE_STAGES
 
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -62,8 +63,9 @@ class Job:
         answer_tokens: tokens with a label.
         batch: videos of one forward pass of one process.
         accumulation: forward passes of one update.
-        stage: "selection" (selector, rich points, transition), "joint" (and the language model) or "end_to_end" (and
-            the vision tower; with LoRA only its merger).
+        stage: "selection" (selector, rich points, transition), "joint" (and the language model), "end_to_end" (and
+            the vision tower; with LoRA only its merger), "projectors" (the merger alone) or "joint_projectors" (it and
+            what "joint" trains).
         lora_r: rank of LoRA on the language model's linear maps; 0 trains the weights themselves.
         four_bit: whether the frozen linear maps are in 4 bits (QLoRA).
         dtype: type of the base's weights.
@@ -192,9 +194,9 @@ def trained_base_parameters(shape: ModelShape, job: Job) -> int:
 
 
 def _trained_tower_parameters(shape: ModelShape, job: Job) -> int:
-    if job.stage != "end_to_end":
-        return 0
-    return shape.merger_parameters if job.lora_r else shape.vision_parameters
+    if _trains_tower(job):
+        return shape.vision_parameters
+    return shape.merger_parameters if job.stage in FEATURE_STAGES else 0
 
 
 def layer_saved(shape: ModelShape, job: Job) -> float:
@@ -236,11 +238,16 @@ def _mlp_saved(shape: ModelShape, job: Job) -> float:
 
 
 def _trains_language_model(job: Job) -> bool:
-    return job.stage != "selection" and not job.lora_r
+    return job.stage in LANGUAGE_STAGES and not job.lora_r
 
 
 def _trains_adapters(job: Job) -> bool:
-    return job.stage != "selection" and bool(job.lora_r)
+    return job.stage in LANGUAGE_STAGES and bool(job.lora_r)
+
+
+def _trains_tower(job: Job) -> bool:
+    """Itself, and not its merger alone."""
+    return job.stage == "end_to_end" and not job.lora_r
 
 
 def layer_transient(shape: ModelShape, job: Job) -> float:
@@ -282,9 +289,9 @@ def vision_saved(shape: ModelShape, job: Job) -> tuple[float, float, float]:
     vision, size = shape.vision, BYTES[job.compute]
     rows = job.batch * job.groups(shape) * _patches(shape, job)
     merger = 4 * vision.width * size * (1 + vision.deepstack)
-    if job.stage != "end_to_end" or job.cached_features:
+    if job.stage not in FEATURE_STAGES or job.cached_features:
         return 0.0, 0.0, 0.0
-    if job.lora_r:
+    if not _trains_tower(job):
         return rows * merger, 0.0, 0.0
     inner = {"qwen2_vl": 3, "qwen2_5_vl": 4, "qwen3_vl": 2}[shape.family] * vision.intermediate
     block = (11 * vision.width + inner) * size
@@ -309,7 +316,7 @@ def selector_saved(shape: ModelShape, job: Job) -> float:
 def estimate_memory(shape: ModelShape, job: Job) -> Estimate:
     """The memory of one process, from the second update on (the first has no optimizer states yet)."""
     size = BYTES[job.compute]
-    own = selector_parameters(shape, job)
+    own = 0 if job.stage == "projectors" else selector_parameters(shape, job)
     base = trained_base_parameters(shape, job)
     adapters = lora_parameters(shape, job.lora_r) if _trains_adapters(job) else 0
     trained = base + own + adapters
@@ -325,7 +332,7 @@ def estimate_memory(shape: ModelShape, job: Job) -> Estimate:
     )
     kept_bytes = job.batch * kept * per_group * shape.hidden * feature_layers * size
     tower, tower_block, tower_transient = vision_saved(shape, job)
-    trains_tower = job.stage == "end_to_end" and not job.lora_r
+    trains_tower = _trains_tower(job)
     selector = selector_saved(shape, job)
     tokens = job.batch * job.length(shape)
     layer = layer_saved(shape, job)

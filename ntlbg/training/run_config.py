@@ -14,6 +14,7 @@ from pathlib import Path
 from ntlbg.errors import InputError, first_sentence
 from ntlbg.training.memory import Job
 from ntlbg.training.model_shapes import PUBLISHED, ModelShape, shape_of
+from ntlbg.training.stage_names import FEATURE_STAGES, LANGUAGE_STAGES, STAGES
 from ntlbg.training.tiers import CARDS, Card
 
 
@@ -270,7 +271,7 @@ def _wrong_types(run: dict) -> Iterator[Problem]:
 
 def _own_checks(run: dict) -> Iterator[Problem]:
     """What the argument classes refuse themselves; transformers' own need a machine to be checked on and are left."""
-    from ntlbg.training.arguments import STAGES, ModelArguments
+    from ntlbg.training.arguments import ModelArguments
 
     names = {field.name for field in fields(ModelArguments)}
     try:
@@ -326,11 +327,13 @@ def _precision(run: dict, card: Card | None, near: Path | None) -> Iterator[Prob
             "float16 weights cannot be trained under fp16: the gradient scaler refuses float16 gradients",
             "write float32, or set lora_r, or use DeepSpeed",
         )
-    if run.get("feature_cache") and run.get("stage") == "end_to_end":
+    if run.get("feature_cache") and run.get("stage") in FEATURE_STAGES:
         yield Problem(
-            "feature_cache", "features of a frozen tower cannot train the tower", "take it out, or choose stage joint"
+            "feature_cache",
+            "features that were made before cannot train what makes them",
+            "take it out, or choose stage joint",
         )
-    if run.get("load_in_4bit") and trains_base:
+    if run.get("load_in_4bit") and not run.get("lora_r") and run.get("stage") in LANGUAGE_STAGES:
         yield Problem("load_in_4bit", "4-bit weights cannot be trained themselves", "set lora_r, or take it out")
     if run.get("load_in_4bit") and deepspeed_of(run, near).get("zero_stage") == 3:
         yield Problem("load_in_4bit", "ZeRO-3 cannot divide 4-bit weights", "take it out, or use ZeRO-2")

@@ -2,7 +2,10 @@
 
 Stages (specification 4.1): "selection" trains what chooses and describes groups in front of a frozen base; "joint" the
 language model too; "end_to_end" also what makes visual tokens. The projector of a second stream, where there is one,
-trains in each, its video encoder in none (as in Grounded-VideoLLM).
+trains in each, its video encoder in none.
+
+Those of Grounded-VideoLLM (arXiv 2410.03290) keep every tower frozen: "projectors" trains what leads from the towers
+to the language model, and nothing else; "joint_projectors" this and what "joint" trains.
 """
 
 import re
@@ -10,6 +13,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from torch import nn
+
+from ntlbg.training.stage_names import LANGUAGE_STAGES
 
 
 OWN_PARTS = ("selector", "rich_points", "transition", "span_head", "temporal_projector")
@@ -22,6 +27,8 @@ _STAGES = {
     "selection": set(OWN_PARTS),
     "joint": {*OWN_PARTS, "language_model", "embeddings"},
     "end_to_end": {*OWN_PARTS, "language_model", "embeddings", "merger", "vision_tower"},
+    "projectors": {"merger", "temporal_projector"},
+    "joint_projectors": {*OWN_PARTS, "language_model", "embeddings", "merger", "temporal_projector"},
 }
 # With adapters the base's own weights stay, but for the merger, which is small and no adapter's target.
 _NOT_WITH_ADAPTERS = {"vision_tower"}
@@ -72,7 +79,7 @@ def apply_stage(
 
     Args:
         model (`NTLBGForConditionalGeneration`, or a `PeftModel` of one made by `with_lora`)
-        stage (`str`): "selection", "joint" or "end_to_end".
+        stage (`str`): one of `stage_names.STAGES`.
         context_weight (`float`): with 0 no loss reaches the transition, which is then frozen.
         span_weight (`float`): the same for the span head.
 
@@ -84,9 +91,9 @@ def apply_stage(
         raise ValueError(f"`stage` should be one of {', '.join(_STAGES)}, but it is {stage!r}.")
     parameters = list(model.named_parameters())
     adapters = any(is_adapter(name) for name, _ in parameters)
-    if adapters and stage == "selection":
+    if adapters and stage not in LANGUAGE_STAGES:
         raise ValueError(
-            "The model has adapters, but the stage 'selection' trains no language model and they would lie unused; "
+            f"The model has adapters, but the stage {stage!r} trains no language model and they would lie unused; "
             "take the stage 'joint', or set `lora_r` to 0."
         )
     reasons = dict(_NEVER_TRAINED)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from ntlbg.training.memory import Job, estimate_memory
 from ntlbg.training.model_shapes import ModelShape
+from ntlbg.training.stage_names import FEATURE_STAGES, LANGUAGE_STAGES
 from ntlbg.training.tiers import Card
 
 
@@ -41,7 +42,7 @@ def step_time(shape: ModelShape, job: Job, card: Card) -> StepTime:
     linear = sum(rows * columns for rows, columns in shape.linear_shapes)
     layers = shape.layers * (2 * linear * tokens + 2 * length * tokens * shape.query_width)
     head = 2 * shape.embedding_parameters * job.batch * job.answer_tokens
-    full = job.stage != "selection" and not job.lora_r
+    full = job.stage in LANGUAGE_STAGES and not job.lora_r
     # Forward, gradient of the activations, and those of the weights or once more the forward pass.
     language = layers * (2 + full + job.checkpointing) + head * (2 + full)
 
@@ -51,8 +52,8 @@ def step_time(shape: ModelShape, job: Job, card: Card) -> StepTime:
     if not job.cached_features:
         blocks = shape.vision.depth * (2 * shape.block_parameters * rows + 4 * patches * rows * shape.vision.width)
         merger = 2 * shape.merger_parameters * rows / shape.vision.merge**2
-        trained = job.stage == "end_to_end"
-        whole = trained and not job.lora_r
+        trained = job.stage in FEATURE_STAGES
+        whole = job.stage == "end_to_end" and not job.lora_r
         tower = blocks * (1 + 2 * whole + (whole and job.checkpointing)) + merger * (1 + 2 * trained)
     keys = 2 * (shape.hidden + job.selector_size) * job.selector_size * job.batch * groups * per_group
     # In float32, which has about an eighth of the 16-bit peak on these cards; counted as eight times the operations.

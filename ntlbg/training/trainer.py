@@ -107,10 +107,11 @@ class NTLBGTrainer(Trainer):
     # -- training ------------------------------------------------------------------------------------------------
 
     def train(self, *args, **kwargs):
-        """As [`~transformers.Trainer.train`]. From here on the model's relevance head is used, and its second stream,
-        if it has one."""
+        """As [`~transformers.Trainer.train`]. From here on the model's relevance head is used, if it trains, and its
+        second stream, if it has one."""
         model = self.ntlbg_model
-        model.config.selector_trained = True
+        if "selector" in self.stage_summary.trained:
+            model.config.selector_trained = True
         model.config.temporal_trained = model.temporal_encoder is not None
         if self.args.fade_share is not None:
             model.config.fade_share = self.args.fade_share
@@ -136,28 +137,33 @@ class NTLBGTrainer(Trainer):
         loader.collate_fn = collate
 
     def create_optimizer(self, model=None):
-        """With `selector_learning_rate` our own parts, of which the base has none, are groups of their own."""
+        """Parts with a rate of their own (`selector_`, `merger_`, `lora_learning_rate`) are groups of their own."""
         given = self.optimizer is not None
         optimizer = super().create_optimizer(model)
-        rate = self.args.selector_learning_rate
-        if rate is None or self._has_own_groups:
+        rates = self._own_rates()
+        if not rates or self._has_own_groups:
             return optimizer
         if given:
+            name, rate = next(iter(rates.items()))
             raise ValueError(
-                f"`selector_learning_rate` is {rate}, but the optimizer was made elsewhere (by the caller or by the "
+                f"`{name}_learning_rate` is {rate}, but the optimizer was made elsewhere (by the caller or by the "
                 "DeepSpeed config); set the rates there, or take its optimizer out."
             )
         named = (self.model if model is None else model).named_parameters()
-        own = {id(parameter) for name, parameter in named if part_of(name.removeprefix("module.")) in OWN_PARTS}
+        kinds = {id(parameter): _rate_of(name.removeprefix("module.")) for name, parameter in named}
         groups = []
         for group in optimizer.param_groups:
-            for chosen, learning_rate in ((False, group["lr"]), (True, rate)):
-                part = [parameter for parameter in group["params"] if (id(parameter) in own) is chosen]
-                if part:
-                    groups.append({**group, "params": part, "lr": learning_rate})
+            by_rate: dict[float, list] = {}
+            for parameter in group["params"]:
+                by_rate.setdefault(rates.get(kinds[id(parameter)], group["lr"]), []).append(parameter)
+            groups += [{**group, "params": part, "lr": rate} for rate, part in sorted(by_rate.items())]
         optimizer.param_groups = groups
         self._has_own_groups = True
         return optimizer
+
+    def _own_rates(self) -> dict[str, float]:
+        rates = {name: getattr(self.args, f"{name}_learning_rate") for name in ("selector", "merger", "lora")}
+        return {name: rate for name, rate in rates.items() if rate is not None}
 
     def fold_statistics(self):
         """Fold what all processes saw in this optimizer step into L_align's expected mean and variance."""
@@ -409,6 +415,12 @@ class NTLBGTrainer(Trainer):
 def _inner_model(model):
     """The model inside a `PeftModel`, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _rate_of(name: str) -> str | None:
+    """Which of the rates of their own a parameter has, if any."""
+    part = part_of(name)
+    return "lora" if ".lora_" in name else "selector" if part in OWN_PARTS else part
 
 
 def _shares(outputs, totals: dict[str, int]) -> dict[str, torch.Tensor]:
