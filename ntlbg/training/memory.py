@@ -316,11 +316,12 @@ def selector_saved(shape: ModelShape, job: Job) -> float:
 def estimate_memory(shape: ModelShape, job: Job) -> Estimate:
     """The memory of one process, from the second update on (the first has no optimizer states yet)."""
     size = BYTES[job.compute]
-    own = 0 if job.stage == "projectors" else selector_parameters(shape, job)
+    own = selector_parameters(shape, job)
+    frozen = own if job.stage == "projectors" else 0
     base = trained_base_parameters(shape, job)
     adapters = lora_parameters(shape, job.lora_r) if _trains_adapters(job) else 0
-    trained = base + own + adapters
-    states = _States(shape, job, base, own + adapters)
+    trained = base + own - frozen + adapters
+    states = _States(shape, job, base, own - frozen + adapters, frozen)
 
     groups, kept = job.groups(shape), job.kept(shape)
     per_group = job.tokens_per_group(shape)
@@ -406,11 +407,11 @@ def _mask(shape: ModelShape, job: Job) -> float:
 class _States:
     """Weights, gradients and optimizer states of one process, on the device and on the host."""
 
-    def __init__(self, shape: ModelShape, job: Job, base: int, full_precision: int):
+    def __init__(self, shape: ModelShape, job: Job, base: int, full_precision: int, frozen: int):
         self.shape, self.job, self.base, self.own = shape, job, base, full_precision
         width = BYTES[job.dtype]
         partitioned = job.zero_stage and width == 2
-        self.weights = self._frozen_and_trained(width) + 4.0 * full_precision
+        self.weights = self._frozen_and_trained(width) + 4.0 * (full_precision + frozen)
         self.gradients = width * base + 4.0 * full_precision
         master = 12 if partitioned else 2 * width
         if "8bit" in job.optimizer or "bnb" in job.optimizer:
