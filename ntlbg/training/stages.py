@@ -28,7 +28,7 @@ _STAGES = {
     "joint": {*OWN_PARTS, "language_model", "embeddings"},
     "end_to_end": {*OWN_PARTS, "language_model", "embeddings", "merger", "vision_tower"},
     "projectors": {"merger", "temporal_projector"},
-    "joint_projectors": {*OWN_PARTS, "language_model", "embeddings", "merger", "temporal_projector"},
+    "joint_projectors": {*OWN_PARTS, "language_model", "embeddings", "merger"},
 }
 # With adapters the base's own weights stay, but for the merger, which is small and no adapter's target.
 _NOT_WITH_ADAPTERS = {"vision_tower"}
