@@ -1,19 +1,37 @@
 """What an NTLBG model is: the base vision-language model and how its frames are chosen and enriched."""
 
+# First of all, so that an older transformers is told by name.
+from ntlbg.configuration.requirements_ntlbg import VERSION
+
+
+# isort: split
 import functools
 import math
+from pathlib import Path
 
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
-from ntlbg.configuration.remote_code_ntlbg import register
+from ntlbg.configuration.remote_code_ntlbg import CONFIG_AUTO_MAP, is_remote_code, register, save_remote_code
 from ntlbg.configuration.temporal_clip_ntlbg import clip_shape
 
 
 # The adapters of modeling_ntlbg/adapters_ntlbg.py, by the base's model_type.
 SUPPORTED_BASES = ("internvl", "llava_onevision", "qwen2_5_vl", "qwen2_vl", "qwen3_vl")
+
+
+def check_family(model_type: str | None, what: str) -> None:
+    r"""
+    Raises:
+        ValueError: there is no adapter for bases of this type; `what` says whose type it is.
+    """
+    if model_type not in SUPPORTED_BASES:
+        raise ValueError(
+            f"{what} is of type {model_type!r}, for which there is no adapter; choose a base of type "
+            f"{', '.join(SUPPORTED_BASES)}."
+        )
 
 
 @strict
@@ -92,6 +110,11 @@ class NTLBGConfig(PreTrainedConfig):
             selector learn from the task loss; in [0, 1]. 1 suits a frozen base, 0 leaves a gradient without content.
         initializer_range (`float`, *optional*, defaults to 0.02):
             Standard deviation of new linear weights; > 0.
+        base_name_or_path (`str`, *optional*), scorer_name_or_path (`str`, *optional*):
+            Of a selector-only checkpoint: where the base's weights, and the scorer's, are fetched from, a folder, a
+            Hub name or `name@revision`. None: they are in the checkpoint.
+        ntlbg_version (`str`, *optional*):
+            Of the code that saved the checkpoint.
 
     Raises:
         ValueError: a value is outside its range, or the base is not supported.
@@ -145,6 +168,9 @@ class NTLBGConfig(PreTrainedConfig):
     likelihood_weight: float | int = 0.1
     fade_share: float | int = 0.5
     initializer_range: float | int = 0.02
+    base_name_or_path: str | None = None
+    scorer_name_or_path: str | None = None
+    ntlbg_version: str | None = None
     tie_word_embeddings: bool | None = None
 
     def __post_init__(self, **kwargs):
@@ -164,11 +190,7 @@ class NTLBGConfig(PreTrainedConfig):
         self.tie_word_embeddings = bool(getattr(self.base_config, "tie_word_embeddings", False))
 
     def _check_ranges(self):
-        if self.base_config.model_type not in SUPPORTED_BASES:
-            raise ValueError(
-                f"`base_config` is of type {self.base_config.model_type!r}, for which there is no adapter; choose a "
-                f"base of type {', '.join(SUPPORTED_BASES)}."
-            )
+        check_family(self.base_config.model_type, "`base_config`")
         at_least = {
             "num_representatives": 1,
             "max_visual_tokens": 1,
@@ -211,6 +233,20 @@ class NTLBGConfig(PreTrainedConfig):
                     "steps, rows and columns; pool to no more."
                 )
 
+    def note_fetched(self, places: dict[str, str]) -> None:
+        """Note where what a checkpoint leaves out ("base", "scorer") is fetched from; of all else that it has it."""
+        self.base_name_or_path, self.scorer_name_or_path = places.get("base"), places.get("scorer")
+
+    def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
+        """As transformers does, with the version of this code, and the code itself flat beside it."""
+        self.ntlbg_version = VERSION
+        if not is_remote_code(type(self)):
+            if getattr(self, "auto_map", None) is None:
+                self.auto_map = dict(CONFIG_AUTO_MAP)
+            Path(save_directory).mkdir(parents=True, exist_ok=True)
+            save_remote_code(type(self), save_directory)
+        return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
     def get_text_config(self, *args, **kwargs):
         return self.base_config.get_text_config(*args, **kwargs)
 
@@ -252,4 +288,4 @@ NTLBGConfig.__init__ = _raise_value_errors(NTLBGConfig.__init__)
 register(NTLBGConfig, AutoConfig, key="ntlbg")
 
 
-__all__ = ["SUPPORTED_BASES", "NTLBGConfig"]
+__all__ = ["SUPPORTED_BASES", "NTLBGConfig", "check_family"]

@@ -9,9 +9,13 @@ Shapes: B rows, L prompt tokens, V videos (flat over rows, in order), T groups o
 group, D width.
 """
 
+# First of all, so that an older transformers is told by name.
+from ntlbg.configuration.requirements_ntlbg import VERSION  # noqa: F401
+
+
+# isort: split
 import copy
 from collections import UserDict
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -19,6 +23,7 @@ from torch.nn import functional as F
 from transformers import (
     AutoModel,
     AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
     GenerationConfig,
     GenerationMixin,
     PreTrainedModel,
@@ -27,8 +32,9 @@ from transformers import initialization as init
 from transformers.cache_utils import Cache
 
 from ntlbg.configuration.configuration_ntlbg import NTLBGConfig
-from ntlbg.configuration.remote_code_ntlbg import MODEL_AUTO_MAP, is_remote_code, register, save_remote_code
+from ntlbg.configuration.remote_code_ntlbg import register
 from ntlbg.modeling_ntlbg.adapters_ntlbg import VideoFeatures, adapter_for
+from ntlbg.modeling_ntlbg.checkpoint_ntlbg import CheckpointMixin, load_base
 from ntlbg.modeling_ntlbg.gate_ntlbg import TaskPull, answer_beliefs
 from ntlbg.modeling_ntlbg.grounding_ntlbg import GroundingMixin
 from ntlbg.modeling_ntlbg.looks_ntlbg import LooksMixin
@@ -94,6 +100,7 @@ class NTLBGForConditionalGeneration(
     TemporalStreamMixin,
     GroundingMixin,
     StatisticsMixin,
+    CheckpointMixin,
     NTLBGPreTrainedModel,
     GenerationMixin,
 ):
@@ -159,7 +166,7 @@ class NTLBGForConditionalGeneration(
             ValueError: there is no adapter for the base's family, or a field is out of range.
         """
         if not isinstance(base, PreTrainedModel):
-            base = AutoModelForImageTextToText.from_pretrained(base, **kwargs)
+            base = load_base(base, **kwargs)
         if scorer is not None and not isinstance(scorer, PreTrainedModel):
             scorer = AutoModel.from_pretrained(scorer)
         if temporal is not None and not isinstance(temporal, PreTrainedModel):
@@ -171,17 +178,8 @@ class NTLBGForConditionalGeneration(
             **(config_kwargs or {}),
         )
         model = cls(config, vlm=base, scorer=scorer, temporal_encoder=temporal)
-        model.config.dtype = base.dtype
         model.generation_config = base.generation_config
-        for name, module in model.named_children():
-            if name in OWN_MODULES:
-                module.to(device=base.device, dtype=torch.float32)
-        model.expected_mean = model.expected_mean.to(base.device)
-        model.expected_variance = model.expected_variance.to(base.device)
-        if scorer is not None:
-            scorer.to(base.device)
-        if temporal is not None:
-            temporal.to(base.device)
+        model.settle()
         return model.train(base.training)
 
     def get_input_embeddings(self):
@@ -208,22 +206,6 @@ class NTLBGForConditionalGeneration(
 
     def get_decoder(self):
         return self.vlm.get_decoder()
-
-    def save_pretrained(self, save_directory, *args, **kwargs):
-        """Save weights and config as transformers does, with this code flat beside them.
-
-        Weights are saved under the model's own names. transformers would give those of the base their names in older
-        releases, under which the Trainer, which takes a run up by `load_state_dict`, does not find them again.
-        """
-        kwargs.setdefault("save_original_format", False)
-        if is_remote_code(type(self)):
-            return super().save_pretrained(save_directory, *args, **kwargs)
-        self.config.auto_map = dict(MODEL_AUTO_MAP)
-        # The code has to be there before a push inside `super()` collects the folder.
-        if kwargs.get("is_main_process", True):
-            Path(save_directory).mkdir(parents=True, exist_ok=True)
-            save_remote_code(type(self), save_directory)
-        return super().save_pretrained(save_directory, *args, **kwargs)
 
     def forward(
         self,
@@ -488,7 +470,9 @@ _PREPARED_INPUTS = (
 )
 
 
-register(NTLBGForConditionalGeneration, AutoModel, AutoModelForImageTextToText, key=NTLBGConfig)
+register(
+    NTLBGForConditionalGeneration, AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM, key=NTLBGConfig
+)
 
 
 __all__ = ["NTLBGForConditionalGeneration", "NTLBGGenerateOutput", "NTLBGOutput", "NTLBGPreTrainedModel"]

@@ -20,6 +20,7 @@ examples:
   ntlbg ground match.mp4 "the first goal" --report goal.html
   ntlbg data features questions.jsonl --out features/ --workers 8
   ntlbg config generate --category long --gpu A100_40GB --out long.json
+  ntlbg export runs/mine release/ --selector-only --push-to me/my-ntlbg
   ntlbg probe holiday.mp4
 
 exit codes: 0 done, 1 done except for bad videos of many (ntlbg data) or without having found a moment (ntlbg ground,
@@ -31,7 +32,16 @@ def build_parser() -> Parser:
     """The parser of all commands; importing it loads no model code, so `--help` is quick."""
     from argparse import RawDescriptionHelpFormatter
 
-    from ntlbg import cli_ask, cli_config, cli_data, cli_ground, cli_predict, cli_probe, cli_select
+    from ntlbg import (
+        cli_ask,
+        cli_config,
+        cli_data,
+        cli_export,
+        cli_ground,
+        cli_predict,
+        cli_probe,
+        cli_select,
+    )
 
     parser = Parser(
         prog="ntlbg",
@@ -47,6 +57,7 @@ def build_parser() -> Parser:
     cli_predict.add_command(commands)
     cli_config.add_command(commands)
     cli_data.add_command(commands)
+    cli_export.add_command(commands)
     cli_probe.add_command(commands)
     return parser
 
@@ -78,6 +89,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader (`| head`) went away; point stdout nowhere so that the interpreter's last flush stays silent.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except ImportError as error:
+        # By name: its module cannot be imported where it is true.
+        if type(error).__name__ != "TransformersTooOldError":
+            raise
+        return _refuse(error)
     except OSError as error:
         return _refuse(error)
     except KeyboardInterrupt:

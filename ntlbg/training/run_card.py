@@ -1,13 +1,16 @@
 """The card of a trained model: what was trained, how, and what the run itself measured."""
 
-import re
-from pathlib import Path
-
 import torch
 import transformers
-import yaml
 
+from ntlbg.model_card import Measured, model_card, table
 from ntlbg.training.loss_schedule import LOSSES
+
+
+WHAT = (
+    "A vision-language model behind a selector of representative frames: it answers from the k groups of frames that "
+    "represent the video for the question."
+)
 
 
 def run_card(trainer, model_name: str, tags: list[str], datasets: list[str]) -> str:
@@ -16,32 +19,22 @@ def run_card(trainer, model_name: str, tags: list[str], datasets: list[str]) -> 
 
     Every number in it is from the run's own log; where nothing was evaluated, it says so.
     """
+    return str(
+        model_card(
+            model_name,
+            what=WHAT,
+            sections={"What was trained": _trained(trainer, datasets)},
+            measured=_measured(trainer.state.log_history),
+            base_model=str(trainer.ntlbg_model.config.base_config.name_or_path or "") or None,
+            datasets=datasets,
+            tags=tags,
+        )
+    )
+
+
+def _trained(trainer, datasets: list[str]) -> str:
     summary, state = trainer.stage_summary, trainer.state
-    base = str(trainer.ntlbg_model.config.base_config.name_or_path or "")
-    front = {
-        "library_name": "transformers",
-        "pipeline_tag": "video-text-to-text",
-        "tags": sorted({"ntlbg", "long-video", "frame-selection", *tags}),
-    }
-    # A folder of the training machine means nothing to a reader.
-    if _is_hub_name(base):
-        front["base_model"] = base
-    if public := [name for name in datasets if _is_hub_name(name)]:
-        front["datasets"] = public
-    lines = ["---", yaml.safe_dump(front, sort_keys=False).strip(), "---", "", f"# {model_name}", ""]
-    lines += [
-        "A vision-language model behind a selector of representative frames: it answers from the k groups of frames "
-        "that represent the video for the question.",
-        "",
-        "```python",
-        "from transformers import AutoModelForImageTextToText, AutoProcessor",
-        "",
-        f'model = AutoModelForImageTextToText.from_pretrained("{model_name}", trust_remote_code=True)',
-        f'processor = AutoProcessor.from_pretrained("{model_name}", trust_remote_code=True)',
-        "```",
-        "",
-        "## What was trained",
-        "",
+    lines = [
         f"Stage `{summary.stage}`, {state.global_step} of {state.max_steps} optimizer steps"
         + (f", on {', '.join(f'`{name}`' for name in datasets)}." if datasets else "."),
         "",
@@ -53,21 +46,25 @@ def run_card(trainer, model_name: str, tags: list[str], datasets: list[str]) -> 
         lines.append(f"| {part.replace('_', ' ')} | {numbers} | {summary.reasons.get(part, '')} |")
     lines += ["", "| setting | value |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in _settings(trainer).items()]
-    lines += ["", "## What this run measured", ""]
-    trained = [entry for entry in state.log_history if "loss" in entry]
-    evaluated = [entry for entry in state.log_history if any(name.startswith("eval_") for name in entry)]
-    if trained:
-        lines += [f"Training, step {trained[-1]['step']}:", "", *_table(trained[-1], "loss"), ""]
-    if evaluated:
-        lines += [f"Evaluation, step {evaluated[-1]['step']}:", "", *_table(evaluated[-1], "eval_"), ""]
-    else:
-        lines += ["Nothing was evaluated.", ""]
-    lines += [f"transformers {transformers.__version__}, torch {torch.__version__}.", ""]
+    lines += ["", f"transformers {transformers.__version__}, torch {torch.__version__}."]
     return "\n".join(lines)
 
 
-def _is_hub_name(name: str) -> bool:
-    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not Path(name).exists()
+def _measured(history: list[dict]) -> Measured | None:
+    """The last training losses and the last evaluation in a run's log."""
+    trained = [entry for entry in history if "loss" in entry]
+    evaluated = [entry for entry in history if any(name.startswith("eval_") for name in entry)]
+    lines = []
+    if trained:
+        chosen = {name: value for name, value in trained[-1].items() if name.startswith("loss")}
+        lines += [f"Training, step {trained[-1]['step']}:", "", *table(chosen), ""]
+    if evaluated:
+        scores = {name: value for name, value in evaluated[-1].items() if name.startswith("eval_")}
+        scores = {name.removeprefix("eval_"): value for name, value in scores.items()}
+        lines += [f"Evaluation, step {evaluated[-1]['step']}:", "", *table(scores)]
+    else:
+        lines.append("Nothing was evaluated.")
+    return Measured("\n".join(lines)) if trained or evaluated else None
 
 
 def _settings(trainer) -> dict:
@@ -84,12 +81,6 @@ def _settings(trainer) -> dict:
         "loss schedule": args.loss_schedule,
         "loss weights": ", ".join(weights),
     }
-
-
-def _table(entry: dict, prefix: str) -> list[str]:
-    chosen = {name: value for name, value in entry.items() if name.startswith(prefix)}
-    rows = [f"| {name.removeprefix('eval_').replace('_', ' ')} | {value:.6g} |" for name, value in chosen.items()]
-    return ["| | |", "|---|---|", *rows]
 
 
 __all__ = ["run_card"]

@@ -6,56 +6,27 @@ writes checkpoints/ntlbg-tiny anew after the code or the figures changed.
 """
 
 import argparse
-import json
 from pathlib import Path
 
-from ntlbg.evaluation.world_benchmark import to_markdown
+from ntlbg.model_card import CARD_NAME, model_card, read_figures
 from ntlbg.modeling_ntlbg.modeling_ntlbg import NTLBGForConditionalGeneration
 from ntlbg.processors.processing_ntlbg import NTLBGProcessor
 
 
-CARD = """\
----
-license: mit
-library_name: transformers
-pipeline_tag: video-text-to-text
-tags:
-  - ntlbg
-  - long-video
----
-
-# ntlbg-tiny
-
+WHAT = """\
 A Qwen2-VL of {parameters:.2f} million parameters behind an NTLBG selector of {selector:.2f} million, trained from
 scratch on a procedural world of coloured shapes in textured scenes. It knows nothing else: it is there so that the
-library can be tried, tested and measured without a download.
+library can be tried, tested and measured without a download."""
 
-```python
-from transformers import AutoModelForImageTextToText, AutoProcessor
-
-model = AutoModelForImageTextToText.from_pretrained("checkpoints/ntlbg-tiny", trust_remote_code=True)
-processor = AutoProcessor.from_pretrained("checkpoints/ntlbg-tiny", trust_remote_code=True)
-content = [{{"type": "video", "path": "demo.mp4"}}, {{"type": "text", "text": "What colour was the star?"}}]
-inputs = processor([{{"role": "user", "content": content}}])
-output = model.generate(**inputs, max_new_tokens=8)
-print(processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
-```
-
-## How it was trained
-
+TRAINED = """\
 By `make tiny`, from seeds alone, on one CPU thread. The vision tower learns colour, shape, place and background of
 frames out of real h264 files. Its frozen features of the training videos (64 to 320 groups of two seconds) are then
 cached. The language model learns to answer from 4 to 32 chosen groups, and at the end from up to 128, under a mixture
 of ways to choose them. Last, the selector learns from the events' spans which groups hold evidence for a question.
 {gate}
-Its chat template puts the question before the video, whatever the order in the message.
-
-## What it measures
-
-{measured}"""
+Its chat template puts the question before the video, whatever the order in the message."""
 
 CLOSED_GATE = "The rich points' gate is still at zero.\n"
-UNMEASURED = "Nothing has been measured with these weights yet; `make bench-tiny` does it.\n"
 
 
 def package(source: Path, out: Path, figures: Path | None = None) -> None:
@@ -73,14 +44,18 @@ def package(source: Path, out: Path, figures: Path | None = None) -> None:
         stale.unlink()
     model.save_pretrained(out)
     processor.save_pretrained(out)
-    measured = to_markdown(json.loads(figures.read_text(encoding="utf-8"))) if figures else UNMEASURED
-    card = CARD.format(
-        parameters=sum(p.numel() for p in model.vlm.parameters()) / 1e6,
-        selector=sum(p.numel() for n, p in model.named_parameters() if not n.startswith("vlm.")) / 1e6,
-        gate="" if model.rich_points.gate.any() else CLOSED_GATE,
-        measured=measured,
+    card = model_card(
+        "ntlbg-tiny",
+        what=WHAT.format(
+            parameters=sum(p.numel() for p in model.vlm.parameters()) / 1e6,
+            selector=sum(p.numel() for n, p in model.named_parameters() if not n.startswith("vlm.")) / 1e6,
+        ),
+        sections={"How it was trained": TRAINED.format(gate="" if model.rich_points.gate.any() else CLOSED_GATE)},
+        measured=None if figures is None else read_figures(figures),
+        place="checkpoints/ntlbg-tiny",
+        licence="mit",
     )
-    (out / "README.md").write_text(card, encoding="utf-8")
+    (out / CARD_NAME).write_text(str(card), encoding="utf-8")
     size = sum(path.stat().st_size for path in out.iterdir())
     print(f"{out}: {size / 1e6:.2f} MB")
 
