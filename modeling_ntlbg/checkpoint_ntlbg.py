@@ -82,7 +82,7 @@ class CheckpointMixin:
                     continue
                 left_out = {key: state_dict.pop(key) for key in list(state_dict) if key.startswith(f"{part}.")}
                 _check_unchanged(part, getattr(self, part), left_out, place)
-                named[_FETCHED[part][0]] = place
+                named[_FETCHED[part][0]] = _pinned(place)
         if not is_remote_code(type(self)):
             self.config.auto_map = dict(MODEL_AUTO_MAP)
             # The code has to be there before a push inside `super()` collects the folder.
@@ -97,7 +97,7 @@ class CheckpointMixin:
             self.config.note_fetched({})
 
     def _place_of(self, part: str, given: str | None) -> str | None:
-        """Where a part comes from, with its commit; None where there is no such part, or a scorer without a name."""
+        """Where a part comes from; None where there is no such part, or a scorer without a name."""
         module = getattr(self, part)
         if module is None:
             return None
@@ -109,10 +109,7 @@ class CheckpointMixin:
                 "A selector-only checkpoint needs the name of its base, but this base was not loaded by one; pass "
                 "`base_name_or_path=`, a Hub name (or a folder, where others have the same)."
             )
-        name, revision = _name_and_revision(place)
-        found = cached_file(name, "config.json", revision=revision, _raise_exceptions_for_missing_entries=False)
-        commit = extract_commit_hash(found, None) or revision
-        return name if commit is None else f"{name}@{commit}"
+        return str(place)
 
     # -- loading -------------------------------------------------------------------------------------------------
 
@@ -210,6 +207,14 @@ def _name_and_revision(place: str) -> tuple[str, str | None]:
     return name, revision
 
 
+def _pinned(place: str) -> str:
+    """The same place with the commit that it is at now."""
+    name, revision = _name_and_revision(place)
+    found = cached_file(name, "config.json", revision=revision, _raise_exceptions_for_missing_entries=False)
+    commit = extract_commit_hash(found, None) or revision
+    return name if commit is None else f"{name}@{commit}"
+
+
 def _fetch(part: str, config, place: str, kwargs: dict):
     """The model that a selector-only checkpoint names, as its config describes it."""
     what, auto_class = _FETCHED[part]
@@ -222,8 +227,11 @@ def _fetch(part: str, config, place: str, kwargs: dict):
         return auto_class.from_pretrained(name, config=config, revision=revision or "main", **kwargs)
     except OSError as error:
         reason = " ".join(str(error).split()).split(". ")[0].rstrip(".")
+        if Path(name).is_absolute() and not Path(name).exists():
+            reason = "there is no such folder"
         raise OSError(
-            f"This checkpoint holds a selector alone, and its {what} {name!r} cannot be fetched ({reason}); {instead}."
+            f"The {what} {name!r}, with which a selector-only checkpoint is loaded, cannot be fetched ({reason}); "
+            f"{instead}."
         ) from error
 
 

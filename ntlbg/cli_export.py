@@ -63,6 +63,10 @@ def run(args: argparse.Namespace) -> None:
     _check(args)
     quiet_libraries()
 
+    from transformers.configuration_utils import PreTrainedConfig
+    from transformers.utils.hub import convert_file_size_to_int
+
+    from ntlbg.hub_push import push_folder
     from ntlbg.model_card import CARD_NAME, read_figures
     from ntlbg.modeling_ntlbg.modeling_ntlbg import NTLBGForConditionalGeneration
     from ntlbg.processors.processing_ntlbg import NTLBGProcessor
@@ -71,45 +75,36 @@ def run(args: argparse.Namespace) -> None:
     measured = None if args.figures is None else read_figures(args.figures)
     out = Path(args.out)
     try:
+        convert_file_size_to_int(args.max_shard_size)
+    except ValueError as error:
+        raise UsageError(f"--max-shard-size {args.max_shard_size!r} is no size; give one like 5GB or 200MB") from error
+    try:
+        kind = PreTrainedConfig.get_config_dict(args.checkpoint)[0].get("model_type")
+        if kind != "ntlbg":
+            raise InputError(
+                f"{args.checkpoint!r} is no NTLBG checkpoint, but a model of type {kind!r}; put a selector in front "
+                "of it with NTLBGForConditionalGeneration.from_base, or by train.py"
+            )
         model = NTLBGForConditionalGeneration.from_pretrained(args.checkpoint, dtype="auto")
         processor = NTLBGProcessor.from_pretrained(args.checkpoint)
+    except InputError:
+        raise
     except LOADING_ERRORS as error:
         raise InputError(f"the checkpoint {args.checkpoint!r} cannot be loaded: {one_sentence(error)}") from error
     chosen = {"selector_only": True, "base_name_or_path": args.base} if args.selector_only else {}
     try:
         model.save_pretrained(out, max_shard_size=args.max_shard_size, **chosen)
     except LOADING_ERRORS as error:
-        raise InputError(one_sentence(error)) from error
+        raise InputError(one_sentence(error).replace("`base_name_or_path=`", "--base")) from error
     processor.save_pretrained(out)
     (out / CARD_NAME).write_text(_card(args, model, measured), encoding="utf-8")
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     if not args.quiet:
         print(f"wrote {args.out}: {size / 1e6:.1f} MB")
     if args.push_to is not None:
-        address = push_folder(out, args.push_to, private=args.private)
+        address = push_folder(out, args.push_to, message="Export", private=args.private or None)
         if not args.quiet:
             print(f"pushed {address}")
-
-
-def push_folder(folder: Path, name: str, *, private: bool = False) -> str:
-    """Push a folder to the Hub in one commit; the commit's address.
-
-    Raises:
-        InputError: the Hub does not take it, or cannot be reached.
-    """
-    from httpx import HTTPError
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    api = HfApi()
-    try:
-        repo = api.create_repo(name, private=private or None, exist_ok=True).repo_id
-        return api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Export").commit_url
-    except (HfHubHTTPError, HFValidationError, HTTPError, OSError) as error:
-        raise InputError(
-            f"{str(folder)!r} was written, but cannot be pushed to {name!r}: {first_sentence(error)}; check the name, "
-            "the network, and `hf auth login`"
-        ) from error
 
 
 def one_sentence(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Processes around a loopback Hub: one with the project that pushes, strangers that pull."""
+"""Processes around a loopback Hub: with the project, or as a stranger to it."""
 
 import json
 import subprocess
@@ -9,6 +9,8 @@ from loopback_hub import LoopbackHub
 
 
 TESTS = Path(__file__).parent
+
+RESULT = "RESULT "
 
 # What a stranger's process begins with: the project's import finder is taken away, and that is checked.
 WITHOUT_PROJECT = """
@@ -22,43 +24,51 @@ except ImportError:
 else:
     raise SystemExit("the project is importable here, so this would prove nothing")
 """
-# Sockets are forbidden before anything else is imported.
+# Before anything else is imported.
 WITHOUT_NETWORK = """
 import socket
-class Forbidden(socket.socket):
-    def __init__(self, *args, **kwargs):
-        raise OSError("the network is cut off")
-socket.socket = Forbidden
+def forbidden(*args, **kwargs):
+    raise RuntimeError("a socket was opened, although the network is cut off")
+socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = forbidden
 """
-ANSWER = """
+# How far the logits of a model are from those it was pushed with; in the folder where it was pushed.
+DISTANCE = """
 import torch, transformers
 from safetensors.torch import load_file
 torch.set_num_threads(1)
+TRUST = {"trust_remote_code": True}
+inputs, expected = load_file("inputs.safetensors"), load_file("expected.safetensors")
 
-def logits(name, **kwargs):
-    model = transformers.AutoModelForImageTextToText.from_pretrained(name, trust_remote_code=True, **kwargs)
-    inputs = load_file(INPUTS)
+def distance(model, which="second"):
     with torch.no_grad():
-        return model(**inputs, num_representatives=3).logits
+        return float((model(**inputs, num_representatives=3).logits - expected[which]).abs().max())
+
+def pulled(name, which="second", **kwargs):
+    return distance(transformers.AutoModelForImageTextToText.from_pretrained(name, **TRUST, **kwargs), which)
 """
 
 
-def run_alone(code: str, hub: LoopbackHub, home: Path, *, stranger: bool = False, args=(), code_of: int = 0, **more):
-    """`code` in a process of its own, in the folder `home`; what it printed last, as JSON, and all it said."""
-    home.mkdir(exist_ok=True)
+def run_alone(
+    code: str, hub: LoopbackHub, place: Path, *, stranger: bool = False, cache: str = "cache", **environment
+) -> tuple[dict, str]:
+    """`code` in a process of its own, in the folder `place`; the JSON it printed behind `RESULT`, and its errors."""
     if stranger:
-        code = WITHOUT_PROJECT + code
+        command = [sys.executable, "-I", "-c", WITHOUT_PROJECT + code]
     else:
-        more = {"PYTHONPATH": f"{TESTS}:{TESTS.parent}", **more}
+        command = [sys.executable, "-c", code]
+        environment = {"PYTHONPATH": f"{TESTS}:{TESTS.parent}", **environment}
     result = subprocess.run(
-        [sys.executable, *(["-I"] if stranger else []), "-c", code, *map(str, args)],
+        command,
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        env=hub.environment(home / "cache", **more),
-        cwd=home,
+        env=hub.environment(place / cache, **environment),
+        cwd=place,
         check=False,
         timeout=600,
     )
-    assert result.returncode == code_of, result.stdout[-2000:] + result.stderr[-4000:]
-    lines = result.stdout.splitlines()
-    return (json.loads(lines[-1]) if lines and lines[-1].startswith(("{", "[")) else None), result.stderr
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
+    # Libraries print what they like, and questions without a line break.
+    _, mark, found = result.stdout.rpartition(RESULT)
+    assert mark, result.stdout[-2000:]
+    return json.loads(found.splitlines()[0]), result.stderr

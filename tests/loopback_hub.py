@@ -37,6 +37,10 @@ class Repo:
         self.messages.append(message)
         return sha
 
+    @property
+    def commits_in_order(self) -> list[str]:
+        return list(self.commits)
+
     def sha(self, revision: str) -> str | None:
         """Of a branch, a tag or a commit."""
         return self.refs.get(revision) or (revision if revision in self.commits else None)
@@ -70,6 +74,9 @@ class LoopbackHub(ThreadingHTTPServer):
     def text(self, name: str, path: str, kind: str = "model") -> str:
         """A file of a repository's main branch."""
         return self.blobs[self.files(name, kind)[path]["oid"]].decode()
+
+    def config(self, name: str) -> dict:
+        return json.loads(self.text(name, "config.json"))
 
     def files(self, name: str, kind: str = "model") -> dict[str, dict]:
         repo = self.repos[kind, name]
@@ -165,7 +172,9 @@ class _Handler(BaseHTTPRequestHandler):
         answer = {"url": f"{self.server.url}/{prefix}{name}", "name": name, "id": name}
         if repo is not None:
             return self._json({"error": "You already created this repo", **answer}, 409)
-        repo = self.server.repos[kind, name] = Repo(private=bool(asked.get("private")))
+        repo = self.server.repos[kind, name] = Repo(
+            private=bool(asked.get("private") or asked.get("visibility") == "private")
+        )
         repo.commit("main", {}, "initial commit")
         return self._json(answer)
 
@@ -187,15 +196,11 @@ class _Handler(BaseHTTPRequestHandler):
         self._json({"files": files})
 
     def lfs_batch(self, name, kinds=None):
-        objects = [
-            {
-                **entry,
-                "actions": {}
-                if entry["oid"] in self.server.blobs
-                else {"upload": {"href": f"{self.server.url}/lfs/{entry['oid']}", "header": {}}},
-            }
-            for entry in json.loads(self.body)["objects"]
-        ]
+        objects = json.loads(self.body)["objects"]
+        for entry in objects:
+            # What is there already has nothing to be done with.
+            if entry["oid"] not in self.server.blobs:
+                entry["actions"] = {"upload": {"href": f"{self.server.url}/lfs/{entry['oid']}", "header": {}}}
         self._json({"transfer": "basic", "objects": objects})
 
     def lfs_put(self, oid):

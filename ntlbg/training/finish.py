@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from huggingface_hub import HfApi
 from safetensors.torch import load_file
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from ntlbg.hub_push import push_folder
 from ntlbg.modeling_ntlbg.modeling_ntlbg import NTLBGForConditionalGeneration
 from ntlbg.training.arguments import ModelArguments
 from ntlbg.training.build import build_model
@@ -55,19 +55,15 @@ def _save_with_adapters(model: NTLBGForConditionalGeneration, folder: Path) -> N
 def push(trainer: NTLBGTrainer) -> str:
     """Push the run's folder, without its checkpoints, in one commit; the commit's address."""
     args = trainer.args
-    api = HfApi(token=args.hub_token)
-    name = args.hub_model_id or Path(args.output_dir).name
-    repo = api.create_repo(name, private=args.hub_private_repo, exist_ok=True).repo_id
-    commit = api.upload_folder(
-        repo_id=repo,
-        folder_path=args.output_dir,
-        commit_message="End of training",
+    return push_folder(
+        args.output_dir,
+        args.hub_model_id or Path(args.output_dir).name,
+        message="End of training",
+        private=args.hub_private_repo,
+        token=args.hub_token,
         revision=args.hub_revision,
         ignore_patterns=["checkpoint-*", "_*", "*.bin", "optimizer*"],
-        # Checkpoints that were pushed while the run went on may have been adapters.
-        delete_patterns=list(ADAPTER_FILES),
     )
-    return commit.commit_url
 
 
 __all__ = ["push", "save_whole_model"]
