@@ -9,9 +9,13 @@ Shapes: B rows, L prompt tokens, V videos (flat over rows, in order), T groups o
 group, D width.
 """
 
+# First of all, so that an older transformers is told by name.
+from .requirements_ntlbg import VERSION  # noqa: F401
+
+
+# isort: split
 import copy
 from collections import UserDict
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -19,6 +23,7 @@ from torch.nn import functional as F
 from transformers import (
     AutoModel,
     AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
     GenerationConfig,
     GenerationMixin,
     PreTrainedModel,
@@ -27,10 +32,10 @@ from transformers import initialization as init
 from transformers.cache_utils import Cache
 
 from .configuration_ntlbg import NTLBGConfig
-from .remote_code_ntlbg import MODEL_AUTO_MAP, is_remote_code, register, save_remote_code
+from .remote_code_ntlbg import register
 from .adapters_ntlbg import VideoFeatures, adapter_for
+from .checkpoint_ntlbg import CheckpointMixin, load_base
 from .gate_ntlbg import TaskPull, answer_beliefs
-from .grounding_ntlbg import GroundingMixin
 from .looks_ntlbg import LooksMixin
 from .losses_ntlbg import AUXILIARY_LOSSES, Transition, attention_to_groups, teacher_loss
 from .outputs_ntlbg import Choice, NTLBGGenerateOutput, NTLBGOutput
@@ -39,12 +44,7 @@ from .prompt_ntlbg import IGNORED_LABEL, find_videos
 from .rich_points_ntlbg import RichPoints
 from .selection_ntlbg import Selection
 from .selector_ntlbg import NTLBGSelector
-from .span_head_ntlbg import SpanHead
 from .statistics_ntlbg import StatisticsMixin
-from .temporal_stream_ntlbg import TemporalProjector, TemporalStreamMixin
-
-
-OWN_MODULES = ("selector", "rich_points", "transition", "span_head", "temporal_projector")
 
 
 class NTLBGPreTrainedModel(PreTrainedModel):
@@ -59,11 +59,11 @@ class NTLBGPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _skip_keys_device_placement = ["past_key_values"]
     # Distances and determinants do not survive half precision; the selector is small.
-    _keep_in_fp32_modules_strict = {*OWN_MODULES, "expected_mean", "expected_variance"}
+    _keep_in_fp32_modules_strict = {"selector", "rich_points", "transition", "expected_mean", "expected_variance"}
 
     def _init_weights(self, module):
         std = self.config.initializer_range
-        if isinstance(module, nn.Linear | nn.Conv1d):
+        if isinstance(module, nn.Linear):
             init.normal_(module.weight, std=std)
             if module.bias is not None:
                 init.zeros_(module.bias)
@@ -81,7 +81,7 @@ class NTLBGPreTrainedModel(PreTrainedModel):
                     init.zeros_(parameter)
         elif isinstance(module, NTLBGSelector):
             module.init_own_parameters(std)
-        elif isinstance(module, RichPoints | SpanHead):
+        elif isinstance(module, RichPoints):
             module.init_own_parameters()
         elif isinstance(module, NTLBGForConditionalGeneration):
             init.zeros_(module.expected_mean)
@@ -89,13 +89,7 @@ class NTLBGPreTrainedModel(PreTrainedModel):
 
 
 class NTLBGForConditionalGeneration(
-    PrepareMixin,
-    LooksMixin,
-    TemporalStreamMixin,
-    GroundingMixin,
-    StatisticsMixin,
-    NTLBGPreTrainedModel,
-    GenerationMixin,
+    PrepareMixin, LooksMixin, StatisticsMixin, CheckpointMixin, NTLBGPreTrainedModel, GenerationMixin
 ):
     r"""
     A base vision-language model behind a selector of representative frames.
@@ -105,17 +99,9 @@ class NTLBGForConditionalGeneration(
         vlm (`PreTrainedModel`, *optional*): the base model itself; built from `config.base_config` when not given.
         scorer (`PreTrainedModel`, *optional*): the dual encoder of the first look; built from `config.scorer_config`
             when not given.
-        temporal_encoder (`PreTrainedModel`, *optional*): the video encoder of the second stream; built from
-            `config.temporal_config` when not given.
     """
 
-    def __init__(
-        self,
-        config: NTLBGConfig,
-        vlm: PreTrainedModel | None = None,
-        scorer: PreTrainedModel | None = None,
-        temporal_encoder: PreTrainedModel | None = None,
-    ):
+    def __init__(self, config: NTLBGConfig, vlm: PreTrainedModel | None = None, scorer: PreTrainedModel | None = None):
         super().__init__(config)
         if vlm is None:
             vlm = AutoModelForImageTextToText.from_config(
@@ -125,24 +111,17 @@ class NTLBGForConditionalGeneration(
         if scorer is None and config.scorer_config is not None:
             scorer = AutoModel.from_config(config.scorer_config)
         self.scorer = scorer
-        if temporal_encoder is None and config.temporal_config is not None:
-            temporal_encoder = AutoModel.from_config(config.temporal_config)
-        self.temporal_encoder = temporal_encoder
         self.adapter = adapter_for(vlm)
         width = config.hidden_size
         self.selector = NTLBGSelector(config, token_size=width, descriptor_size=width, embedding_size=width)
         self.rich_points = RichPoints(config, token_size=width, descriptor_size=width)
         self.transition = Transition(config.context_size, width)
-        self.span_head = SpanHead(config, token_size=width) if config.span_head else None
-        self.temporal_projector = None
-        if temporal_encoder is not None:
-            self.temporal_projector = TemporalProjector(temporal_encoder.config.hidden_size, width)
         self.register_buffer("expected_mean", torch.zeros(width))
         self.register_buffer("expected_variance", torch.ones(width))
         self.post_init()
 
     @classmethod
-    def from_base(cls, base, *, scorer=None, temporal=None, config_kwargs: dict | None = None, **kwargs):
+    def from_base(cls, base, *, scorer=None, config_kwargs: dict | None = None, **kwargs):
         r"""
         Put a selector in front of an existing model; the result answers as the base does until k < T.
 
@@ -150,8 +129,6 @@ class NTLBGForConditionalGeneration(
             base (`str`, `os.PathLike` or `PreTrainedModel`): the base model, or its Hub name or folder.
             scorer (`str`, `os.PathLike` or `PreTrainedModel`, *optional*): a dual encoder of transformers for the
                 first look.
-            temporal (`str`, `os.PathLike` or `PreTrainedModel`, *optional*): a video encoder of transformers for the
-                second stream, which is used once its projector has been trained.
             config_kwargs (`dict`, *optional*): fields of [`NTLBGConfig`].
             kwargs: passed to `from_pretrained` of the base (`dtype`, `device_map`, `attn_implementation`, ...).
 
@@ -159,29 +136,17 @@ class NTLBGForConditionalGeneration(
             ValueError: there is no adapter for the base's family, or a field is out of range.
         """
         if not isinstance(base, PreTrainedModel):
-            base = AutoModelForImageTextToText.from_pretrained(base, **kwargs)
+            base = load_base(base, **kwargs)
         if scorer is not None and not isinstance(scorer, PreTrainedModel):
             scorer = AutoModel.from_pretrained(scorer)
-        if temporal is not None and not isinstance(temporal, PreTrainedModel):
-            temporal = AutoModel.from_pretrained(temporal)
         config = NTLBGConfig(
             base_config=base.config,
             scorer_config=None if scorer is None else scorer.config,
-            temporal_config=None if temporal is None else temporal.config,
             **(config_kwargs or {}),
         )
-        model = cls(config, vlm=base, scorer=scorer, temporal_encoder=temporal)
-        model.config.dtype = base.dtype
+        model = cls(config, vlm=base, scorer=scorer)
         model.generation_config = base.generation_config
-        for name, module in model.named_children():
-            if name in OWN_MODULES:
-                module.to(device=base.device, dtype=torch.float32)
-        model.expected_mean = model.expected_mean.to(base.device)
-        model.expected_variance = model.expected_variance.to(base.device)
-        if scorer is not None:
-            scorer.to(base.device)
-        if temporal is not None:
-            temporal.to(base.device)
+        model.settle()
         return model.train(base.training)
 
     def get_input_embeddings(self):
@@ -209,22 +174,6 @@ class NTLBGForConditionalGeneration(
     def get_decoder(self):
         return self.vlm.get_decoder()
 
-    def save_pretrained(self, save_directory, *args, **kwargs):
-        """Save weights and config as transformers does, with this code flat beside them.
-
-        Weights are saved under the model's own names. transformers would give those of the base their names in older
-        releases, under which the Trainer, which takes a run up by `load_state_dict`, does not find them again.
-        """
-        kwargs.setdefault("save_original_format", False)
-        if is_remote_code(type(self)):
-            return super().save_pretrained(save_directory, *args, **kwargs)
-        self.config.auto_map = dict(MODEL_AUTO_MAP)
-        # The code has to be there before a push inside `super()` collects the folder.
-        if kwargs.get("is_main_process", True):
-            Path(save_directory).mkdir(parents=True, exist_ok=True)
-            save_remote_code(type(self), save_directory)
-        return super().save_pretrained(save_directory, *args, **kwargs)
-
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -247,7 +196,6 @@ class NTLBGForConditionalGeneration(
         group_timestamps: torch.FloatTensor | None = None,
         kept_group_indices: torch.LongTensor | None = None,
         kept_group_counts: torch.LongTensor | None = None,
-        temporal_pixel_values: torch.FloatTensor | None = None,
         video_features: list[VideoFeatures] | None = None,
         selection: Selection | list[Selection] | None = None,
         group_evidence: torch.FloatTensor | None = None,
@@ -268,9 +216,6 @@ class NTLBGForConditionalGeneration(
             kept_group_indices (`torch.LongTensor` of shape `(sum of k,)`), kept_group_counts (`torch.LongTensor` of
                 shape `(V,)`), *optional*: from a processor called with `selection=`: the pixels are those of the
                 chosen groups only.
-            temporal_pixel_values (`torch.FloatTensor` of shape `(frames, channels, height, width)`, *optional*): for
-                the second stream, flat over the videos: the candidates (T times `temporal_patch_size`), or, with
-                `kept_group_indices`, the clips of the chosen groups' segments, as the video encoder takes them.
             video_features (`list[VideoFeatures]`, *optional*): of `encode_video`, instead of pixels.
             selection (`Selection` or `list[Selection]`, *optional*): what to keep, decided elsewhere; with
                 `kept_group_indices`.
@@ -312,7 +257,6 @@ class NTLBGForConditionalGeneration(
             "group_timestamps": group_timestamps,
             "kept_group_indices": kept_group_indices,
             "kept_group_counts": kept_group_counts,
-            "temporal_pixel_values": temporal_pixel_values,
             "video_features": video_features,
             "selection": selection,
             "group_evidence": group_evidence,
@@ -479,7 +423,6 @@ _PREPARED_INPUTS = (
     "group_timestamps",
     "kept_group_indices",
     "kept_group_counts",
-    "temporal_pixel_values",
     "video_features",
     "selection",
     "group_evidence",
@@ -488,7 +431,9 @@ _PREPARED_INPUTS = (
 )
 
 
-register(NTLBGForConditionalGeneration, AutoModel, AutoModelForImageTextToText, key=NTLBGConfig)
+register(
+    NTLBGForConditionalGeneration, AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM, key=NTLBGConfig
+)
 
 
 __all__ = ["NTLBGForConditionalGeneration", "NTLBGGenerateOutput", "NTLBGOutput", "NTLBGPreTrainedModel"]

@@ -7,6 +7,11 @@ frames first and adds the bare query and the times. In the second look the base 
 grid of all groups, so that it writes the full prompt itself.
 """
 
+# First of all, so that an older transformers is told by name.
+from .requirements_ntlbg import VERSION  # noqa: F401
+
+
+# isort: split
 from pathlib import Path
 
 import transformers

@@ -13,10 +13,13 @@ from pathlib import Path
 
 
 # Auto class -> "module.Class", as transformers looks them up.
+CONFIG_AUTO_MAP = {"AutoConfig": "configuration_ntlbg.NTLBGConfig"}
 MODEL_AUTO_MAP = {
-    "AutoConfig": "configuration_ntlbg.NTLBGConfig",
+    **CONFIG_AUTO_MAP,
     "AutoModel": "modeling_ntlbg.NTLBGForConditionalGeneration",
     "AutoModelForImageTextToText": "modeling_ntlbg.NTLBGForConditionalGeneration",
+    # What the pipeline "any-to-any" asks for.
+    "AutoModelForMultimodalLM": "modeling_ntlbg.NTLBGForConditionalGeneration",
 }
 VIDEO_PROCESSOR_AUTO_MAP = {"AutoVideoProcessor": "video_processing_ntlbg.NTLBGVideoProcessor"}
 PROCESSOR_AUTO_MAP = {"AutoProcessor": "processing_ntlbg.NTLBGProcessor", **VIDEO_PROCESSOR_AUTO_MAP}
@@ -81,6 +84,7 @@ def save_remote_code(cls: type, save_directory) -> list[str]:
 
 
 __all__ = [
+    "CONFIG_AUTO_MAP",
     "MODEL_AUTO_MAP",
     "PROCESSOR_AUTO_MAP",
     "VIDEO_PROCESSOR_AUTO_MAP",

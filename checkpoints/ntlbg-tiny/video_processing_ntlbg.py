@@ -3,7 +3,13 @@
 Shapes: N candidate frames, T = ceil(N / temporal_patch_size) groups, k chosen groups, H x W pixels.
 """
 
+# First of all, so that an older transformers is told by name.
+from .requirements_ntlbg import VERSION  # noqa: F401
+
+
+# isort: split
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
@@ -15,7 +21,12 @@ from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
 from .configuration_ntlbg import NTLBGConfig
-from .remote_code_ntlbg import VIDEO_PROCESSOR_AUTO_MAP, register
+from .remote_code_ntlbg import (
+    VIDEO_PROCESSOR_AUTO_MAP,
+    is_remote_code,
+    register,
+    save_remote_code,
+)
 from .frame_numbers_ntlbg import NUMBER_SIZE, check_numbers, number_frames
 from .video_decoding_ntlbg import open_video, take_frames, thin_candidates
 from .video_reader_ntlbg import VideoReader
@@ -191,6 +202,13 @@ class NTLBGVideoProcessor(BaseVideoProcessor):
         result["base_video_processor"] = self.base.to_dict()
         result["auto_map"] = dict(VIDEO_PROCESSOR_AUTO_MAP)
         return result
+
+    def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
+        """As transformers does, with this code flat beside it."""
+        if not is_remote_code(type(self)):
+            Path(save_directory).mkdir(parents=True, exist_ok=True)
+            save_remote_code(type(self), save_directory)
+        return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     @property
     def temporal_patch_size(self) -> int:
