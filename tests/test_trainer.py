@@ -231,7 +231,7 @@ def test_the_card_says_what_was_trained_and_only_what_the_run_measured(tmp_path)
     assert "Nothing was evaluated." not in card
     assert f"| loss | {loss:.6g} |" in card
     assert "own-tag" in card
-    assert "datasets:\n- someone/questions\n---" in card
+    assert "datasets:\n- someone/questions\nlibrary_name: transformers\n" in card
     assert "on `someone/questions`, `/data/mine.jsonl`." in card
     assert "# mine" in card
 
