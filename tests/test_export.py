@@ -172,6 +172,18 @@ def test_missing_weights_are_refused_and_never_random(model, tmp_path):
             NTLBGForConditionalGeneration.from_pretrained(folder)
 
 
+def test_a_part_that_is_asked_for_beside_begins_untrained_and_one_that_was_saved_does_not(model, tmp_path):
+    for folder, chosen in ((tmp_path / "whole", {}), (tmp_path / "selector", {"selector_only": True})):
+        model.save_pretrained(folder, **chosen)
+        more = NTLBGForConditionalGeneration.from_pretrained(folder, span_head=True)
+        assert all(torch.isfinite(value).all() for value in more.span_head.parameters())
+        assert torch.equal(more.rich_points.gate, model.rich_points.gate)
+        config = json.loads((folder / "config.json").read_text()) | {"span_head": True}
+        (folder / "config.json").write_text(json.dumps(config))
+        with pytest.raises(ValueError, match=r"lacks \d+ weights of this model, such as 'span_head\."):
+            NTLBGForConditionalGeneration.from_pretrained(folder)
+
+
 def test_a_whole_checkpoint_is_not_loaded_onto_another_base(place, model, tmp_path):
     model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"holds weights of the base itself.*leave `base_name_or_path` out"):

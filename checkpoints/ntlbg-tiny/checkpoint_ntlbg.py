@@ -122,32 +122,34 @@ class CheckpointMixin:
         (`scorer_name_or_path=`); `dtype`, `device_map`, `attn_implementation` and `quantization_config` are the
         base's.
 
+        A part that is asked for beside what the checkpoint has (`span_head=True`, `scorer_config=`) begins untrained.
+
         Raises:
             ValueError: weights are missing or do not fit, or the base is another one than the checkpoint was made
                 for. OSError: files are not to be had.
         """
-        name = pretrained_model_name_or_path
-        if not isinstance(config, PreTrainedConfig) and name is not None:
-            hub = {key: kwargs[key] for key in (*_HUB_KWARGS, "revision", "subfolder") if key in kwargs}
-            place = name if config is None else config
-            # None where adapters lie by themselves.
-            if cached_file(place, "config.json", _raise_exceptions_for_missing_entries=False, **hub) is not None:
-                said = PreTrainedConfig.get_config_dict(place, **hub)[0]
-                if (said | kwargs).get("base_name_or_path") is not None:
-                    own = set(cls.config_class.__dataclass_fields__) - set(PreTrainedConfig.__dataclass_fields__)
-                    fields = {key: kwargs.pop(key) for key in list(kwargs) if key in own}
-                    config = cls.config_class.from_pretrained(place, **hub, **fields)
+        name, said = pretrained_model_name_or_path, {}
+        hub = {key: kwargs[key] for key in (*_HUB_KWARGS, "revision", "subfolder") if key in kwargs}
+        place = name if config is None or isinstance(config, PreTrainedConfig) else config
+        # There is none without a name, nor where adapters lie by themselves.
+        if place and cached_file(place, "config.json", _raise_exceptions_for_missing_entries=False, **hub):
+            said = PreTrainedConfig.get_config_dict(place, **hub)[0]
+        if not isinstance(config, PreTrainedConfig) and (said | kwargs).get("base_name_or_path") is not None:
+            own = set(cls.config_class.__dataclass_fields__) - set(PreTrainedConfig.__dataclass_fields__)
+            fields = {key: kwargs.pop(key) for key in list(kwargs) if key in own}
+            config = cls.config_class.from_pretrained(place, **hub, **fields)
         if isinstance(config, PreTrainedConfig) and config.base_name_or_path is not None:
-            return cls._from_selector_only(name, copy.deepcopy(config), **kwargs)
+            return cls._from_selector_only(name, copy.deepcopy(config), said, **kwargs)
         tolerant, told = kwargs.pop("ignore_mismatched_sizes", False), kwargs.pop("output_loading_info", False)
         model, info = super().from_pretrained(
             name, *model_args, config=config, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs
         )
-        _check_loaded(info["missing_keys"], () if tolerant else info["mismatched_keys"], name, model.config)
+        missing = _not_added(info["missing_keys"], said, model.config)
+        _check_loaded(missing, () if tolerant else info["mismatched_keys"], name, model.config)
         return (model, info) if told else model
 
     @classmethod
-    def _from_selector_only(cls, name, config, **kwargs):
+    def _from_selector_only(cls, name, config, said: dict, **kwargs):
         told = kwargs.pop("output_loading_info", False)
         generation_config = kwargs.pop("generation_config", None)
         hub = {key: kwargs.pop(key) for key in _HUB_KWARGS if key in kwargs}
@@ -174,13 +176,13 @@ class CheckpointMixin:
             for key, value in wanted.items()
             if key in weights and weights[key].shape != value.shape
         ]
-        _check_loaded(wanted.keys() - weights.keys(), unfit, name, config)
+        _check_loaded(_not_added(wanted.keys() - weights.keys(), said, config), unfit, name, config)
         if foreign := sorted(key for key in weights if key.startswith(tuple(fetched))):
             raise ValueError(
                 f"{str(name)!r} holds weights of the base itself, such as {foreign[0]!r}, while its base is to be "
                 f"fetched from {base.config.name_or_path!r}; leave `base_name_or_path` out to load it whole."
             )
-        model.load_state_dict({key: weights[key] for key in wanted}, strict=False)
+        model.load_state_dict({key: weights[key] for key in wanted.keys() & weights.keys()}, strict=False)
         model.settle()
         model.generation_config = generation_config or _generation_config(name, here) or base.generation_config
         model.eval()
@@ -274,6 +276,17 @@ def _check_unchanged(part: str, module, weights: dict, place: str) -> None:
             f"{changed[0]!r}, so a selector-only checkpoint would lose them; save the whole model, or name the {what} "
             "they came from."
         )
+
+
+def _not_added(missing, said: dict, config) -> set[str]:
+    """Missing weights but for those of parts that the caller asks for beside what the checkpoint says it has."""
+
+    def has(part: str, fields: dict) -> bool:
+        return bool(fields.get(part) or fields.get(f"{part}_config"))
+
+    asked = config.to_dict()
+    added = {part for part in {key.split(".")[0] for key in missing} if has(part, asked) and not has(part, said)}
+    return {key for key in missing if key.split(".")[0] not in added}
 
 
 def _check_loaded(missing, mismatched, name, config) -> None:

@@ -36,6 +36,7 @@ from .remote_code_ntlbg import register
 from .adapters_ntlbg import VideoFeatures, adapter_for
 from .checkpoint_ntlbg import CheckpointMixin, load_base
 from .gate_ntlbg import TaskPull, answer_beliefs
+from .grounding_ntlbg import GroundingMixin
 from .looks_ntlbg import LooksMixin
 from .losses_ntlbg import AUXILIARY_LOSSES, Transition, attention_to_groups, teacher_loss
 from .outputs_ntlbg import Choice, NTLBGGenerateOutput, NTLBGOutput
@@ -44,7 +45,11 @@ from .prompt_ntlbg import IGNORED_LABEL, find_videos
 from .rich_points_ntlbg import RichPoints
 from .selection_ntlbg import Selection
 from .selector_ntlbg import NTLBGSelector
+from .span_head_ntlbg import SpanHead
 from .statistics_ntlbg import StatisticsMixin
+
+
+OWN_MODULES = ("selector", "rich_points", "transition", "span_head")
 
 
 class NTLBGPreTrainedModel(PreTrainedModel):
@@ -59,11 +64,11 @@ class NTLBGPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _skip_keys_device_placement = ["past_key_values"]
     # Distances and determinants do not survive half precision; the selector is small.
-    _keep_in_fp32_modules_strict = {"selector", "rich_points", "transition", "expected_mean", "expected_variance"}
+    _keep_in_fp32_modules_strict = {*OWN_MODULES, "expected_mean", "expected_variance"}
 
     def _init_weights(self, module):
         std = self.config.initializer_range
-        if isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear | nn.Conv1d):
             init.normal_(module.weight, std=std)
             if module.bias is not None:
                 init.zeros_(module.bias)
@@ -81,7 +86,7 @@ class NTLBGPreTrainedModel(PreTrainedModel):
                     init.zeros_(parameter)
         elif isinstance(module, NTLBGSelector):
             module.init_own_parameters(std)
-        elif isinstance(module, RichPoints):
+        elif isinstance(module, RichPoints | SpanHead):
             module.init_own_parameters()
         elif isinstance(module, NTLBGForConditionalGeneration):
             init.zeros_(module.expected_mean)
@@ -89,7 +94,7 @@ class NTLBGPreTrainedModel(PreTrainedModel):
 
 
 class NTLBGForConditionalGeneration(
-    PrepareMixin, LooksMixin, StatisticsMixin, CheckpointMixin, NTLBGPreTrainedModel, GenerationMixin
+    PrepareMixin, LooksMixin, GroundingMixin, StatisticsMixin, CheckpointMixin, NTLBGPreTrainedModel, GenerationMixin
 ):
     r"""
     A base vision-language model behind a selector of representative frames.
@@ -116,6 +121,7 @@ class NTLBGForConditionalGeneration(
         self.selector = NTLBGSelector(config, token_size=width, descriptor_size=width, embedding_size=width)
         self.rich_points = RichPoints(config, token_size=width, descriptor_size=width)
         self.transition = Transition(config.context_size, width)
+        self.span_head = SpanHead(config, token_size=width) if config.span_head else None
         self.register_buffer("expected_mean", torch.zeros(width))
         self.register_buffer("expected_variance", torch.ones(width))
         self.post_init()
