@@ -22,6 +22,10 @@ from ntlbg.configuration.temporal_clip_ntlbg import clip_shape
 SUPPORTED_BASES = ("internvl", "llava_onevision", "qwen2_5_vl", "qwen2_vl", "qwen3_vl")
 
 
+# Fields of what a selector-only checkpoint leaves out.
+PLACES = ("base_name_or_path", "scorer_name_or_path", "temporal_name_or_path")
+
+
 def check_family(model_type: str | None, what: str) -> None:
     r"""
     Raises:
@@ -110,9 +114,9 @@ class NTLBGConfig(PreTrainedConfig):
             selector learn from the task loss; in [0, 1]. 1 suits a frozen base, 0 leaves a gradient without content.
         initializer_range (`float`, *optional*, defaults to 0.02):
             Standard deviation of new linear weights; > 0.
-        base_name_or_path (`str`, *optional*), scorer_name_or_path (`str`, *optional*):
-            Of a selector-only checkpoint: where the base's weights, and the scorer's, are fetched from, a folder, a
-            Hub name or `name@revision`. None: they are in the checkpoint.
+        base_name_or_path, scorer_name_or_path, temporal_name_or_path (`str`, *optional*):
+            Of a selector-only checkpoint: where the weights of the base, the scorer and the temporal encoder are
+            fetched from, a folder, a Hub name or `name@revision`. None: they are in the checkpoint.
         ntlbg_version (`str`, *optional*):
             Of the code that saved the checkpoint.
 
@@ -170,6 +174,7 @@ class NTLBGConfig(PreTrainedConfig):
     initializer_range: float | int = 0.02
     base_name_or_path: str | None = None
     scorer_name_or_path: str | None = None
+    temporal_name_or_path: str | None = None
     ntlbg_version: str | None = None
     tie_word_embeddings: bool | None = None
 
@@ -234,8 +239,9 @@ class NTLBGConfig(PreTrainedConfig):
                 )
 
     def note_fetched(self, places: dict[str, str]) -> None:
-        """Note where what a checkpoint leaves out ("base", "scorer") is fetched from; of all else that it has it."""
-        self.base_name_or_path, self.scorer_name_or_path = places.get("base"), places.get("scorer")
+        """Note where what a checkpoint leaves out is fetched from, by field; of all else that it has it."""
+        for field in PLACES:
+            setattr(self, field, places.get(field))
 
     def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
         """As transformers does, with the version of this code, and the code itself flat beside it."""

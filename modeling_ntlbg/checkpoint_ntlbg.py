@@ -1,10 +1,11 @@
 """Checkpoints of a model: whole, or of the selector alone with its base named; what does not fit is refused.
 
 A released base has tens of gigabytes that training a selector never touches. A selector-only checkpoint holds what is
-ours (selector, rich points, transition, statistics), and names where base and scorer are fetched from.
+ours (selector, rich points, transition, statistics, heads), and names where all else is fetched from.
 """
 
 import copy
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,10 +23,29 @@ _HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "proxies", "to
 # What `from_pretrained` of the checkpoint takes and that of the base must not get.
 _NOT_FOR_BASE = ("adapter_kwargs", "code_revision", "state_dict", "trust_remote_code", "use_safetensors", "variant")
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
-# part -> (its fields in the config, the auto class that loads it)
+
+
+@dataclass(frozen=True)
+class _Fetched:
+    """A part that a checkpoint may name instead of holding it, as loaded by `auto_class`."""
+
+    what: str
+    field: str
+    auto_class: type
+
+    @property
+    def config(self) -> str:
+        return f"{self.field}_config"
+
+    @property
+    def place(self) -> str:
+        return f"{self.field}_name_or_path"
+
+
 _FETCHED = {
-    "vlm": ("base", AutoModelForImageTextToText),
-    "scorer": ("scorer", AutoModel),
+    "vlm": _Fetched("base", "base", AutoModelForImageTextToText),
+    "scorer": _Fetched("scorer", "scorer", AutoModel),
+    "temporal_encoder": _Fetched("temporal encoder", "temporal", AutoModel),
 }
 
 
@@ -64,8 +84,9 @@ class CheckpointMixin:
 
         Args:
             selector_only (`bool`, *optional*, defaults to `False`): leave out the weights of the base, and those of a
-                scorer whose name is known. Both are fetched and compared first, which takes their size in memory:
-                weights that were trained are never left out. (Quantized weights cannot be compared.)
+                scorer and a temporal encoder whose names are known. They are fetched and compared first, which takes
+                their size in memory: weights that were trained are never left out. (Quantized weights cannot be
+                compared.)
             base_name_or_path (`str`, *optional*): where the base is fetched from when such a checkpoint is loaded: a
                 Hub name, `name@revision`, or a folder; by default where it came from. The commit is noted.
             kwargs: as [`~transformers.PreTrainedModel.save_pretrained`] takes them.
@@ -77,12 +98,13 @@ class CheckpointMixin:
         named = {}
         if selector_only:
             state_dict = dict(self.state_dict() if state_dict is None else state_dict)
-            for part, given in (("vlm", base_name_or_path), ("scorer", None)):
-                if (place := self._place_of(part, given)) is None:
+            for part, about in _FETCHED.items():
+                place = self._place_of(part, base_name_or_path if part == "vlm" else None)
+                if place is None:
                     continue
                 left_out = {key: state_dict.pop(key) for key in list(state_dict) if key.startswith(f"{part}.")}
                 _check_unchanged(part, getattr(self, part), left_out, place)
-                named[_FETCHED[part][0]] = _pinned(place)
+                named[about.place] = _pinned(place)
         if not is_remote_code(type(self)):
             self.config.auto_map = dict(MODEL_AUTO_MAP)
             # The code has to be there before a push inside `super()` collects the folder.
@@ -97,13 +119,13 @@ class CheckpointMixin:
             self.config.note_fetched({})
 
     def _place_of(self, part: str, given: str | None) -> str | None:
-        """Where a part comes from; None where there is no such part, or a scorer without a name."""
+        """Where a part comes from; None where there is no such part, or one besides the base that has no name."""
         module = getattr(self, part)
         if module is None:
             return None
         place = given or module.config.name_or_path
         if not place:
-            if part == "scorer":
+            if part != "vlm":
                 return None
             raise ValueError(
                 "A selector-only checkpoint needs the name of its base, but this base was not loaded by one; pass "
@@ -160,24 +182,24 @@ class CheckpointMixin:
         # Those of transformers' own, which it hands from one `from_pretrained` to the next.
         kwargs = {key: value for key, value in kwargs.items() if not key.startswith("_")}
 
-        base = _fetch("vlm", config.base_config, config.base_name_or_path, {**hub, **kwargs})
-        config.base_config, scorer = base.config, None
-        fetched = ["vlm."]
-        if config.scorer_config is not None and config.scorer_name_or_path is not None:
-            scorer = _fetch("scorer", config.scorer_config, config.scorer_name_or_path, hub)
-            config.scorer_config = scorer.config
-            fetched.append("scorer.")
+        parts = {}
+        for part, about in _FETCHED.items():
+            part_config, place = getattr(config, about.config), getattr(config, about.place)
+            if part_config is not None and place is not None:
+                parts[part] = _fetch(about, part_config, place, {**hub, **(kwargs if part == "vlm" else {})})
+                setattr(config, about.config, parts[part].config)
         config.note_fetched({})
         config.name_or_path = str(name)
-        model = cls(config, vlm=base, scorer=scorer)
-        wanted = {key: value for key, value in model.state_dict().items() if not key.startswith(tuple(fetched))}
+        base, fetched = parts["vlm"], tuple(f"{part}." for part in parts)
+        model = cls(config, **parts)
+        wanted = {key: value for key, value in model.state_dict().items() if not key.startswith(fetched)}
         unfit = [
             (key, tuple(weights[key].shape), tuple(value.shape))
             for key, value in wanted.items()
             if key in weights and weights[key].shape != value.shape
         ]
         _check_loaded(_not_added(wanted.keys() - weights.keys(), said, config), unfit, name, config)
-        if foreign := sorted(key for key in weights if key.startswith(tuple(fetched))):
+        if foreign := sorted(key for key in weights if key.startswith(fetched)):
             raise ValueError(
                 f"{str(name)!r} holds weights of the base itself, such as {foreign[0]!r}, while its base is to be "
                 f"fetched from {base.config.name_or_path!r}; leave `base_name_or_path` out to load it whole."
@@ -190,12 +212,12 @@ class CheckpointMixin:
         return (model, nothing) if told else model
 
     def settle(self) -> None:
-        """Put what is ours beside the base: on its device, in float32; the scorer keeps its type."""
+        """Put what is ours beside the base: on its device, in float32; what was trained elsewhere keeps its type."""
         for part, module in self.named_children():
-            if part == "scorer":
-                module.to(self.vlm.device)
-            elif part != "vlm":
+            if part not in _FETCHED:
                 module.to(device=self.vlm.device, dtype=torch.float32)
+            elif part != "vlm":
+                module.to(self.vlm.device)
         for part, buffer in list(self.named_buffers(recurse=False)):
             setattr(self, part, buffer.to(self.vlm.device))
         self.config.dtype = self.vlm.dtype
@@ -217,12 +239,12 @@ def _pinned(place: str) -> str:
     return name if commit is None else f"{name}@{commit}"
 
 
-def _fetch(part: str, config, place: str, kwargs: dict):
+def _fetch(about: _Fetched, config, place: str, kwargs: dict):
     """The model that a selector-only checkpoint names, as its config describes it."""
-    what, auto_class = _FETCHED[part]
+    what, auto_class = about.what, about.auto_class
     name, revision = _name_and_revision(place)
     hub = {key: kwargs[key] for key in _HUB_KWARGS if key in kwargs}
-    instead = f"`{what}_name_or_path=` may name another place that has it"
+    instead = f"`{about.place}=` may name another place that has it"
     try:
         found = AutoConfig.from_pretrained(name, revision=revision, **hub)
         _check_same_shapes(auto_class, what, config, found, name, instead)
@@ -261,10 +283,10 @@ def _shapes(auto_class, config) -> dict[str, tuple[int, ...]]:
 
 def _check_unchanged(part: str, module, weights: dict, place: str) -> None:
     """Weights are left out of a checkpoint only where they stand elsewhere to the bit."""
-    what = _FETCHED[part][0]
+    what = _FETCHED[part].what
     if getattr(module, "is_quantized", False):
         return
-    origin = _fetch(part, module.config, place, {"dtype": "auto"}).state_dict()
+    origin = _fetch(_FETCHED[part], module.config, place, {"dtype": "auto"}).state_dict()
     changed = [
         key
         for key, value in weights.items()
@@ -282,7 +304,7 @@ def _not_added(missing, said: dict, config) -> set[str]:
     """Missing weights but for those of parts that the caller asks for beside what the checkpoint says it has."""
 
     def has(part: str, fields: dict) -> bool:
-        return bool(fields.get(part) or fields.get(f"{part}_config"))
+        return bool(fields.get(part) or fields.get(f"{part.split('_')[0]}_config"))
 
     asked = config.to_dict()
     added = {part for part in {key.split(".")[0] for key in missing} if has(part, asked) and not has(part, said)}

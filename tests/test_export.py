@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from strangers import write_clip
+from tiny_clips import GRID, save_clip_encoder
 from tiny_encoders import save_encoder
 from tiny_models import SMALL, tiny_base
 from tiny_parts import moving_square, tiny_base_processor
@@ -32,6 +33,7 @@ def place(tmp_path_factory):
     base.save_pretrained(place / "wide")
     tiny_base("qwen3_vl", tiny_base_processor("qwen3_vl").tokenizer).save_pretrained(place / "other")
     save_encoder("siglip", place / "encoder")
+    save_clip_encoder("videomae", place / "clips")
     write_clip(place / "clip.mp4", moving_square(32))
     return place
 
@@ -103,16 +105,20 @@ def test_the_base_s_own_options_are_the_base_s(place, model, tmp_path):
     assert torch.equal(again.rich_points.gate, model.rich_points.gate)
 
 
-def test_a_scorer_is_fetched_too_where_its_name_is_known(place, tmp_path):
+def test_a_scorer_and_a_temporal_encoder_are_fetched_too_where_their_names_are_known(place, tmp_path):
     model = NTLBGForConditionalGeneration.from_base(
-        str(place / "base"), scorer=str(place / "encoder"), config_kwargs=SMALL
+        str(place / "base"),
+        scorer=str(place / "encoder"),
+        temporal=str(place / "clips"),
+        config_kwargs={**SMALL, "temporal_grid": GRID},
     )
+    held = {"selector", "rich_points", "transition", "temporal_projector", "expected_mean", "expected_variance"}
     model.save_pretrained(tmp_path / "named", selector_only=True)
-    assert not any(name.startswith("scorer.") for name in names_in(tmp_path / "named"))
+    assert {name.split(".")[0] for name in names_in(tmp_path / "named")} == held
     assert_same(model, NTLBGForConditionalGeneration.from_pretrained(tmp_path / "named"))
     model.scorer.config.name_or_path = ""
     model.save_pretrained(tmp_path / "held", selector_only=True)
-    assert any(name.startswith("scorer.") for name in names_in(tmp_path / "held"))
+    assert {name.split(".")[0] for name in names_in(tmp_path / "held")} == held | {"scorer"}
     assert_same(model, NTLBGForConditionalGeneration.from_pretrained(tmp_path / "held"))
 
 

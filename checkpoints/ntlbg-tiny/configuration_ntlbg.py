@@ -15,10 +15,15 @@ from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
 from .remote_code_ntlbg import CONFIG_AUTO_MAP, is_remote_code, register, save_remote_code
+from .temporal_clip_ntlbg import clip_shape
 
 
 # The adapters of modeling_ntlbg/adapters_ntlbg.py, by the base's model_type.
 SUPPORTED_BASES = ("internvl", "llava_onevision", "qwen2_5_vl", "qwen2_vl", "qwen3_vl")
+
+
+# Fields of what a selector-only checkpoint leaves out.
+PLACES = ("base_name_or_path", "scorer_name_or_path", "temporal_name_or_path")
 
 
 def check_family(model_type: str | None, what: str) -> None:
@@ -48,6 +53,15 @@ class NTLBGConfig(PreTrainedConfig):
             A dual encoder of transformers (CLIP, SigLIP, SigLIP 2, ...) for the first look: it sees all candidates
                 small.
             Without one, the first look is the base's own vision tower.
+        temporal_config (`PreTrainedConfig` or `dict`, *optional*):
+            A video encoder of transformers (VideoMAE, V-JEPA 2, TimeSformer, ViViT) for a second stream: it sees the
+            segment of each chosen group, and its tokens stand behind the group's own. Without one there is no second
+            stream.
+        temporal_grid (`tuple[int, int, int]`, *optional*, defaults to `(8, 4, 4)`):
+            Steps in time, rows and columns that a segment's tokens are pooled to; none more than the encoder gives.
+        temporal_trained (`bool`, *optional*, defaults to `False`):
+            Whether the projector of the second stream has been trained. While it has not, segments are not seen and
+            the model answers as without them; every selection says so.
         num_representatives (`int`, *optional*, defaults to 32):
             k, the number of groups kept per video; >= 1. A video with fewer groups keeps them all.
         max_visual_tokens (`int`, *optional*):
@@ -100,9 +114,9 @@ class NTLBGConfig(PreTrainedConfig):
             selector learn from the task loss; in [0, 1]. 1 suits a frozen base, 0 leaves a gradient without content.
         initializer_range (`float`, *optional*, defaults to 0.02):
             Standard deviation of new linear weights; > 0.
-        base_name_or_path (`str`, *optional*), scorer_name_or_path (`str`, *optional*):
-            Of a selector-only checkpoint: where the base's weights, and the scorer's, are fetched from, a folder, a
-            Hub name or `name@revision`. None: they are in the checkpoint.
+        base_name_or_path, scorer_name_or_path, temporal_name_or_path (`str`, *optional*):
+            Of a selector-only checkpoint: where the weights of the base, the scorer and the temporal encoder are
+            fetched from, a folder, a Hub name or `name@revision`. None: they are in the checkpoint.
         ntlbg_version (`str`, *optional*):
             Of the code that saved the checkpoint.
 
@@ -114,6 +128,7 @@ class NTLBGConfig(PreTrainedConfig):
     sub_configs_defaults = {
         "base_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen2_vl"),
         "scorer_config": SubConfigSpec(config_class=AutoConfig, model_type="siglip", optional=True),
+        "temporal_config": SubConfigSpec(config_class=AutoConfig, model_type="videomae", optional=True),
     }
     keys_to_ignore_at_inference = [
         "past_key_values",
@@ -131,6 +146,9 @@ class NTLBGConfig(PreTrainedConfig):
 
     base_config: dict | PreTrainedConfig | None = None
     scorer_config: dict | PreTrainedConfig | None = None
+    temporal_config: dict | PreTrainedConfig | None = None
+    temporal_grid: list[int] | tuple[int, ...] = (8, 4, 4)
+    temporal_trained: bool = False
     num_representatives: int = 32
     max_visual_tokens: int | None = None
     candidate_fps: float | int = 2.0
@@ -156,6 +174,7 @@ class NTLBGConfig(PreTrainedConfig):
     initializer_range: float | int = 0.02
     base_name_or_path: str | None = None
     scorer_name_or_path: str | None = None
+    temporal_name_or_path: str | None = None
     ntlbg_version: str | None = None
     tie_word_embeddings: bool | None = None
 
@@ -164,7 +183,7 @@ class NTLBGConfig(PreTrainedConfig):
         # with.
         given = {
             name: config._attn_implementation
-            for name in ("base_config", "scorer_config")
+            for name in ("base_config", "scorer_config", "temporal_config")
             if isinstance(config := getattr(self, name), PreTrainedConfig)
         }
         super().__post_init__(**kwargs)
@@ -209,10 +228,20 @@ class NTLBGConfig(PreTrainedConfig):
             raise ValueError(f"`context_size` should be a positive even number, but it is {self.context_size!r}.")
         if self.context_window < 1 or self.context_window % 2 == 0:
             raise ValueError(f"`context_window` should be a positive odd number, but it is {self.context_window!r}.")
+        if len(self.temporal_grid) != 3 or min(self.temporal_grid) < 1:
+            raise ValueError(f"`temporal_grid` should be three positive numbers, but it is {self.temporal_grid!r}.")
+        if self.temporal_config is not None:
+            given = clip_shape(self.temporal_config).grid
+            if any(asked > own for asked, own in zip(self.temporal_grid, given, strict=True)):
+                raise ValueError(
+                    f"`temporal_grid` is {tuple(self.temporal_grid)}, but this video encoder gives only {given} "
+                    "steps, rows and columns; pool to no more."
+                )
 
     def note_fetched(self, places: dict[str, str]) -> None:
-        """Note where what a checkpoint leaves out ("base", "scorer") is fetched from; of all else that it has it."""
-        self.base_name_or_path, self.scorer_name_or_path = places.get("base"), places.get("scorer")
+        """Note where what a checkpoint leaves out is fetched from, by field; of all else that it has it."""
+        for field in PLACES:
+            setattr(self, field, places.get(field))
 
     def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
         """As transformers does, with the version of this code, and the code itself flat beside it."""

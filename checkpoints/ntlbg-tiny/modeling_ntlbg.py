@@ -47,9 +47,10 @@ from .selection_ntlbg import Selection
 from .selector_ntlbg import NTLBGSelector
 from .span_head_ntlbg import SpanHead
 from .statistics_ntlbg import StatisticsMixin
+from .temporal_stream_ntlbg import TemporalProjector, TemporalStreamMixin
 
 
-OWN_MODULES = ("selector", "rich_points", "transition", "span_head")
+OWN_MODULES = ("selector", "rich_points", "transition", "span_head", "temporal_projector")
 
 
 class NTLBGPreTrainedModel(PreTrainedModel):
@@ -94,7 +95,14 @@ class NTLBGPreTrainedModel(PreTrainedModel):
 
 
 class NTLBGForConditionalGeneration(
-    PrepareMixin, LooksMixin, GroundingMixin, StatisticsMixin, CheckpointMixin, NTLBGPreTrainedModel, GenerationMixin
+    PrepareMixin,
+    LooksMixin,
+    TemporalStreamMixin,
+    GroundingMixin,
+    StatisticsMixin,
+    CheckpointMixin,
+    NTLBGPreTrainedModel,
+    GenerationMixin,
 ):
     r"""
     A base vision-language model behind a selector of representative frames.
@@ -104,9 +112,17 @@ class NTLBGForConditionalGeneration(
         vlm (`PreTrainedModel`, *optional*): the base model itself; built from `config.base_config` when not given.
         scorer (`PreTrainedModel`, *optional*): the dual encoder of the first look; built from `config.scorer_config`
             when not given.
+        temporal_encoder (`PreTrainedModel`, *optional*): the video encoder of the second stream; built from
+            `config.temporal_config` when not given.
     """
 
-    def __init__(self, config: NTLBGConfig, vlm: PreTrainedModel | None = None, scorer: PreTrainedModel | None = None):
+    def __init__(
+        self,
+        config: NTLBGConfig,
+        vlm: PreTrainedModel | None = None,
+        scorer: PreTrainedModel | None = None,
+        temporal_encoder: PreTrainedModel | None = None,
+    ):
         super().__init__(config)
         if vlm is None:
             vlm = AutoModelForImageTextToText.from_config(
@@ -116,18 +132,24 @@ class NTLBGForConditionalGeneration(
         if scorer is None and config.scorer_config is not None:
             scorer = AutoModel.from_config(config.scorer_config)
         self.scorer = scorer
+        if temporal_encoder is None and config.temporal_config is not None:
+            temporal_encoder = AutoModel.from_config(config.temporal_config)
+        self.temporal_encoder = temporal_encoder
         self.adapter = adapter_for(vlm)
         width = config.hidden_size
         self.selector = NTLBGSelector(config, token_size=width, descriptor_size=width, embedding_size=width)
         self.rich_points = RichPoints(config, token_size=width, descriptor_size=width)
         self.transition = Transition(config.context_size, width)
         self.span_head = SpanHead(config, token_size=width) if config.span_head else None
+        self.temporal_projector = None
+        if temporal_encoder is not None:
+            self.temporal_projector = TemporalProjector(temporal_encoder.config.hidden_size, width)
         self.register_buffer("expected_mean", torch.zeros(width))
         self.register_buffer("expected_variance", torch.ones(width))
         self.post_init()
 
     @classmethod
-    def from_base(cls, base, *, scorer=None, config_kwargs: dict | None = None, **kwargs):
+    def from_base(cls, base, *, scorer=None, temporal=None, config_kwargs: dict | None = None, **kwargs):
         r"""
         Put a selector in front of an existing model; the result answers as the base does until k < T.
 
@@ -135,6 +157,8 @@ class NTLBGForConditionalGeneration(
             base (`str`, `os.PathLike` or `PreTrainedModel`): the base model, or its Hub name or folder.
             scorer (`str`, `os.PathLike` or `PreTrainedModel`, *optional*): a dual encoder of transformers for the
                 first look.
+            temporal (`str`, `os.PathLike` or `PreTrainedModel`, *optional*): a video encoder of transformers for the
+                second stream, which is used once its projector has been trained.
             config_kwargs (`dict`, *optional*): fields of [`NTLBGConfig`].
             kwargs: passed to `from_pretrained` of the base (`dtype`, `device_map`, `attn_implementation`, ...).
 
@@ -145,12 +169,15 @@ class NTLBGForConditionalGeneration(
             base = load_base(base, **kwargs)
         if scorer is not None and not isinstance(scorer, PreTrainedModel):
             scorer = AutoModel.from_pretrained(scorer)
+        if temporal is not None and not isinstance(temporal, PreTrainedModel):
+            temporal = AutoModel.from_pretrained(temporal)
         config = NTLBGConfig(
             base_config=base.config,
             scorer_config=None if scorer is None else scorer.config,
+            temporal_config=None if temporal is None else temporal.config,
             **(config_kwargs or {}),
         )
-        model = cls(config, vlm=base, scorer=scorer)
+        model = cls(config, vlm=base, scorer=scorer, temporal_encoder=temporal)
         model.generation_config = base.generation_config
         model.settle()
         return model.train(base.training)
@@ -202,6 +229,7 @@ class NTLBGForConditionalGeneration(
         group_timestamps: torch.FloatTensor | None = None,
         kept_group_indices: torch.LongTensor | None = None,
         kept_group_counts: torch.LongTensor | None = None,
+        temporal_pixel_values: torch.FloatTensor | None = None,
         video_features: list[VideoFeatures] | None = None,
         selection: Selection | list[Selection] | None = None,
         group_evidence: torch.FloatTensor | None = None,
@@ -222,6 +250,9 @@ class NTLBGForConditionalGeneration(
             kept_group_indices (`torch.LongTensor` of shape `(sum of k,)`), kept_group_counts (`torch.LongTensor` of
                 shape `(V,)`), *optional*: from a processor called with `selection=`: the pixels are those of the
                 chosen groups only.
+            temporal_pixel_values (`torch.FloatTensor` of shape `(frames, channels, height, width)`, *optional*): for
+                the second stream, flat over the videos: the candidates (T times `temporal_patch_size`), or, with
+                `kept_group_indices`, the clips of the chosen groups' segments, as the video encoder takes them.
             video_features (`list[VideoFeatures]`, *optional*): of `encode_video`, instead of pixels.
             selection (`Selection` or `list[Selection]`, *optional*): what to keep, decided elsewhere; with
                 `kept_group_indices`.
@@ -263,6 +294,7 @@ class NTLBGForConditionalGeneration(
             "group_timestamps": group_timestamps,
             "kept_group_indices": kept_group_indices,
             "kept_group_counts": kept_group_counts,
+            "temporal_pixel_values": temporal_pixel_values,
             "video_features": video_features,
             "selection": selection,
             "group_evidence": group_evidence,
@@ -429,6 +461,7 @@ _PREPARED_INPUTS = (
     "group_timestamps",
     "kept_group_indices",
     "kept_group_counts",
+    "temporal_pixel_values",
     "video_features",
     "selection",
     "group_evidence",
