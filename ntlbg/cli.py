@@ -22,6 +22,7 @@ examples:
   ntlbg config generate --category long --gpu A100_40GB --out long.json
   ntlbg export runs/mine release/ --selector-only --push-to me/my-ntlbg
   ntlbg probe holiday.mp4
+  ntlbg bench real rows.jsonl --model ./my-ntlbg --selectors uniform ntlbg -k 8 32 --out bench/
 
 exit codes: 0 done, 1 done except for bad videos of many (ntlbg data) or without having found a moment (ntlbg ground,
 highlights), 2 bad input or usage (one sentence on the standard error), 130 interrupted
@@ -34,6 +35,7 @@ def build_parser() -> Parser:
 
     from ntlbg import (
         cli_ask,
+        cli_bench,
         cli_config,
         cli_data,
         cli_export,
@@ -59,6 +61,7 @@ def build_parser() -> Parser:
     cli_data.add_command(commands)
     cli_export.add_command(commands)
     cli_probe.add_command(commands)
+    cli_bench.add_command(commands)
     return parser
 
 
