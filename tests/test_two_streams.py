@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strangers import in_a_strangers_process, write_clip
 from tiny_clips import CLIP_CONFIGS, GRID, clip_encoder, save_clip_encoder, two_streams
+from tiny_encoders import save_encoder
 from tiny_models import SMALL, tiny_base, tiny_model
 from tiny_parts import moving_square, tiny_base_processor
-from transformers import AutoModel, AutoVideoProcessor
+from transformers import AutoModel, AutoProcessor, AutoVideoProcessor
 
 from ntlbg.configuration.configuration_ntlbg import NTLBGConfig
 from ntlbg.configuration.temporal_clip_ntlbg import clip_shape
@@ -22,6 +23,7 @@ from ntlbg.modeling_ntlbg.segments_ntlbg import segment_borders, segment_frames
 from ntlbg.modeling_ntlbg.selection_ntlbg import Selection
 from ntlbg.modeling_ntlbg.temporal_stream_ntlbg import UNTRAINED_NOTE, encode_clips
 from ntlbg.processors.processing_ntlbg import NTLBGProcessor
+from ntlbg.selection.answering import ModelError, VideoAnswerer
 
 
 QUESTION = "what is it?"
@@ -283,6 +285,25 @@ def test_a_budget_of_tokens_counts_those_of_segments(family, tmp_path):
     prepared, _ = prepared_of(model, inputs, max_visual_tokens=3 * (n + M))
     found = model.adapter.placeholders(prepared["input_ids"], None, prepared.get("mm_token_type_ids")).sum()
     assert int(found) == 3 * (n + M) + model.adapter.trailing_tokens
+
+
+@pytest.mark.parametrize("looks", [1, 2])
+def test_an_answerer_asks_it_many_questions_within_a_budget(looks, tmp_path):
+    scorer = {}
+    if looks == 2:
+        folder = save_encoder("siglip", tmp_path / "scorer")
+        scorer = {"scorer": folder, "scorer_processor": AutoProcessor.from_pretrained(folder)}
+    model, processor = two_streams("qwen2_vl", tmp_path / "encoder", **scorer)
+    path = tmp_path / "clip.mp4"
+    write_clip(path, moving_square(64), fps=4)
+    answerer = VideoAnswerer(model, processor, max_new_tokens=4)
+    opened = answerer.open(str(path))
+    n = model.adapter.tokens_per_group(processor(MESSAGES, videos=[str(path)])["video_grid_thw"][0])
+    for question in (QUESTION, "why?"):
+        answer = opened.ask(question, max_visual_tokens=3 * (n + M))
+        assert answer.num_groups == 3
+    with pytest.raises(ModelError, match=f"{n + M - 1}"):
+        opened.ask(QUESTION, max_visual_tokens=n + M - 1)
 
 
 # -- saving ----------------------------------------------------------------------------------------------------------

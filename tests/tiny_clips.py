@@ -50,17 +50,28 @@ def save_clip_encoder(kind: str, folder: Path) -> Path:
     return folder
 
 
-def two_streams(family: str, folder: Path, kind: str = "videomae", trained: bool = True, **config_kwargs):
+def two_streams(
+    family: str,
+    folder: Path,
+    kind: str = "videomae",
+    trained: bool = True,
+    scorer=None,
+    scorer_processor=None,
+    **config_kwargs,
+):
     """An NTLBG model with a second stream, in evaluation mode, and its processor; `trained` says that its (random)
     projector is to be used."""
     save_clip_encoder(kind, folder)
     processor = NTLBGProcessor.from_base(
-        tiny_base_processor(family, padding_side="left"), temporal_processor=str(folder)
+        tiny_base_processor(family, padding_side="left"),
+        temporal_processor=str(folder),
+        scorer_processor=scorer_processor,
     )
     base = tiny_base(family, processor.tokenizer)
     torch.manual_seed(1)
     model = NTLBGForConditionalGeneration.from_base(
         base,
+        scorer=scorer,
         temporal=folder,
         config_kwargs={
             **SMALL,

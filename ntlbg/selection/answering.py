@@ -260,6 +260,7 @@ class VideoAnswerer:
         # One by one: Qwen3-VL shares one budget of pixels among the frames, so that k groups are no k times one group.
         tokens = [
             video_processor.get_num_of_video_patches(k * per_group, *size) // video_processor.merge_size**2
+            + k * self.model.segment_tokens
             for k in range(1, video_processor.num_groups(len(candidates)) + 1)
         ]
         fitting = [k for k, needed in enumerate(tokens, start=1) if needed <= budget]
