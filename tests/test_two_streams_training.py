@@ -28,6 +28,8 @@ TRAINS = {
     "selection": OWN,
     "joint": OWN | {"language_model", "embeddings"},
     "end_to_end": OWN | {"language_model", "embeddings", "merger", "vision_tower"},
+    "projectors": {"merger", "temporal_projector"},
+    "joint_projectors": OWN | {"language_model", "embeddings", "merger"},
 }
 
 
@@ -86,20 +88,39 @@ def test_gradients_are_only_where_the_stage_allows(stage, tmp_path):
     assert not any(module.training for module in model.temporal_encoder.modules())
 
 
-def test_with_adapters_the_projector_trains_in_full_and_is_saved_with_them(tmp_path):
+@pytest.mark.parametrize("stage", ["joint", "end_to_end", "joint_projectors"])
+def test_with_adapters_the_projector_trains_in_full_and_is_saved_with_them(stage, tmp_path):
     model, processor = open_streams(tmp_path / "encoder")
-    model = with_lora(model, "joint", r=2, alpha=4, target_modules=LANGUAGE_MODEL_PROJECTIONS)
-    trainer, gradients = train(tmp_path / "data", model, processor, stage="joint")
+    model = with_lora(model, stage, r=2, alpha=4, target_modules=LANGUAGE_MODEL_PROJECTIONS)
+    trainer, gradients = train(tmp_path / "data", model, processor, stage=stage)
+    full = TRAINS[stage] - {"language_model", "embeddings", "vision_tower"}
     names = [name for name, _ in model.named_parameters()]
-    assert gradients.told == {
-        name for name in names if ".lora_" in name or (part_of(name) in OWN and ".original_module." not in name)
+    allowed = {
+        name for name in names if ".lora_" in name or (part_of(name) in full and ".original_module." not in name)
     }
+    assert gradients.given == allowed
+    assert gradients.told == allowed
     trainer.save_model()
     loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "data" / "run").eval()
     assert loaded.config.temporal_trained
     inputs = NTLBGDataCollator(processor)([load_qa(tmp_path / "data" / "questions.jsonl")[0]])
     with torch.no_grad():
         torch.testing.assert_close(loaded(**inputs).logits, model.eval()(**inputs).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_outside_a_stage_too_the_video_encoder_has_no_gradient_and_copies_of_placeholders_no_label(tmp_path):
+    model, processor = open_streams(tmp_path / "encoder", temporal_trained=True)
+    write_rows(tmp_path, [row(0)])
+    inputs = NTLBGDataCollator(processor)([load_qa(tmp_path / "questions.jsonl")[0]])
+    inputs["labels"] = inputs["input_ids"].clone()
+    output = model.train().requires_grad_(True)(**inputs)
+    output.loss.backward()
+    assert all(own.grad is None for own in model.temporal_encoder.parameters())
+    assert all(own.grad.any() for own in model.temporal_projector.parameters())
+    prepared, _ = prepared_of(model, inputs)
+    visual = prepared["input_ids"] == model.config.video_token_id
+    assert (prepared["labels"][visual] == -100).all()
+    assert torch.equal(prepared["labels"][~visual], prepared["input_ids"][~visual])
 
 
 def test_a_faded_group_is_faded_in_both_streams(tmp_path):
