@@ -1,6 +1,7 @@
 """The lmms-eval plug-in on toy copies of the official tasks, offline: `make test-eval` builds the environment."""
 
 import json
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -92,7 +93,7 @@ def test_scores_are_those_of_the_answers_we_reduced_and_failures_are_a_rate_of_t
         of_task = sorted((line for line in lines if line["task"] == task), key=lambda line: line["doc_id"])
         unparsed = sum(line["answer"] is None for line in of_task)
         assert results["throughput"][f"avg_unparsed_share_{task}"] == pytest.approx(unparsed / len(docs))
-        assert f"ntlbg: {task}: {len(docs)} answers, {unparsed} ({unparsed / len(docs):.1%}) unparsed" in log
+        assert f"ntlbg: {task}: {len(docs)} answers, {unparsed / len(docs):.1%} unparsed" in log
         for family, metric in metrics.items():
             if name.startswith(family):
                 letters = [
@@ -113,6 +114,38 @@ def test_subtitles_at_the_chosen_times_are_tasks_of_their_own_names(commanded):
             assert any("0 s from every chosen moment" in note for note in line["notes"])
         else:
             assert line["spoken"] is None
+
+
+def test_two_processes_share_the_questions_and_tell_one_rate(toys, commanded, tmp_path):
+    alone, lines, _ = commanded
+    task, settings = "toy_videomme", f"pretrained={TINY},num_representatives={K},report={tmp_path / 'report.jsonl'}"
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        "-m",
+        "lmms_eval",
+    ]
+    command += ["--model", "ntlbg", "--tasks", task, "--device", "cpu", "--model_args", settings]
+    command += ["--include_path", str(toys / "tasks"), "--output_path", str(tmp_path / "out")]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=toys, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (file,) = (tmp_path / "out").rglob("*_results.json")
+    together = json.loads(file.read_text())
+    name = f"avg_unparsed_share_{task}"
+    assert together["throughput"][name] == pytest.approx(alone["throughput"][name])
+    assert together["results"][task]["videomme_perception_score,none"] == pytest.approx(
+        alone["results"][task]["videomme_perception_score,none"]
+    )
+    # documents are given to a process twice to even them out
+    shared = [lines_of(tmp_path / f"report.jsonl.{rank}") for rank in range(2)]
+    answers = {line["doc_id"]: line["answer"] for part in shared for line in part}
+    assert all(shared)
+    assert answers == {line["doc_id"]: line["answer"] for line in lines if line["task"] == task}
 
 
 def test_our_tasks_are_found_in_the_folder_that_the_module_prints(toys):
@@ -223,6 +256,7 @@ def test_arguments_that_cannot_be_used_are_one_sentence(options, told, toys, cap
 
 def test_a_video_that_cannot_be_read_is_wrong_and_counted_and_the_run_goes_on(toys, tmp_path):
     from lmms_eval.models.model_utils.gen_metrics import get_logged_metrics_history
+    from loguru import logger
 
     model = harness_model(toys, report=tmp_path / "report.jsonl")
     (tmp_path / "broken.mp4").write_bytes(b"no video")
@@ -233,7 +267,15 @@ def test_a_video_that_cannot_be_read_is_wrong_and_counted_and_the_run_goes_on(to
     answers = model.generate_until(requests)
     assert answers[0] == ""
     assert [line["doc_id"] for line in lines_of(tmp_path / "report.jsonl")] == [1]
-    assert get_logged_metrics_history()[-1]["total_requests"] == 2
+    messages = []
+    sink = logger.add(messages.append, format="{message}")
+    model.clean()
+    logger.remove(sink)
+    told, (line,) = get_logged_metrics_history()[-1], lines_of(tmp_path / "report.jsonl")
+    # the share of answers that say nothing is apart from that of questions without a video
+    assert told["unparsed_share_a_task"] == (line["answer"] is None) / 2
+    assert told["total_requests"] == 2
+    assert any("ntlbg: a_task: 2 answers" in one and "1 with videos that cannot be read" in one for one in messages)
 
 
 def test_broken_subtitles_cost_the_subtitles_and_not_the_answer(toys, tmp_path):

@@ -14,11 +14,14 @@ import inspect
 import json
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 from lmms_eval.models.model_utils.gen_metrics import log_metrics
@@ -34,6 +37,9 @@ from ntlbg.report.evidence import Evidence
 from ntlbg.selection.answering import Answer, OpenImages, OpenVideo, load_answerer
 from ntlbg.selection.choosing import OURS
 from ntlbg.selection.subtitles import SubtitleError
+
+
+UNPARSED = "unparsed"  # says nothing that its task's parser reads
 
 
 class NTLBG(lmms):
@@ -122,6 +128,9 @@ class NTLBG(lmms):
         self.report = None if report is None else Path(f"{report}.{self._rank}" if several else report)
         if self.report is not None:
             self.report.write_text("", encoding="utf-8")
+        # What went wrong with each answer; by document, because lmms-eval gives processes documents twice to even out.
+        self._troubles: dict[tuple[str, Any], set[str]] = {}
+        self._seconds = 0.0
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict | None = None) -> NTLBG:
@@ -143,37 +152,38 @@ class NTLBG(lmms):
         """One reduced answer a request, greedily; questions about one video are asked together."""
         asked = [self._asked(request) for request in requests]
         answers = [one.question.unread for one in asked]
-        counts = {one.task: _Counts() for one in asked}
         source = opened = None
         started = time.perf_counter()
         order = sorted(range(len(asked)), key=lambda number: asked[number].source)
         for number in tqdm(order, desc="ntlbg", disable=self._rank != 0):
             one = asked[number]
-            counts[one.task].asked += 1
+            trouble = self._troubles[one.task, one.doc_id] = set()
             try:
                 if source != one.source:
                     # The features of the video before are not kept beside the new ones.
                     source = opened = None
-                    opened = self._open(one, counts[one.task])
+                    opened = self._open(one, trouble)
                     source = one.source
                 self.answerer.max_new_tokens = self.max_new_tokens or one.max_new_tokens
                 answer = opened.ask(one.question.query, self.num_representatives, prompt=one.prompt)
             except VideoError as error:
-                counts[one.task].unreadable += 1
+                trouble.add("with videos that cannot be read")
                 logger.warning(f"{one.task} {one.doc_id} is wrong: its video cannot be read: {error}")
                 continue
             reduced = one.question.reduced(answer.text)
             if reduced is None:
-                counts[one.task].unparsed += 1
+                trouble.add(UNPARSED)
             else:
                 answers[number] = reduced
             self._note(one, reduced, answer)
             self.cache_hook.add_partial("generate_until", (one.prompt, requests[number].args[2]), answers[number])
-        self._tell(counts, time.perf_counter() - started)
+        self._seconds += time.perf_counter() - started
         return answers
 
     def clean(self) -> None:
-        """Let go of the model; lmms-eval may start a judge on the same GPU."""
+        """What lmms-eval calls when all is answered: tell the rates, and let go of the model, because a judge may be
+        started on the same GPU."""
+        self._tell()
         self.answerer = None
         super().clean()
 
@@ -204,14 +214,14 @@ class NTLBG(lmms):
             subtitles=next((part for part in parts if part["type"] == "subtitles"), None),
         )
 
-    def _open(self, one: _Asked, counts: _Counts) -> OpenVideo | OpenImages:
+    def _open(self, one: _Asked, trouble: set[str]) -> OpenVideo | OpenImages:
         told = None
         if one.subtitles is not None:
             try:
                 offset, duration = one.subtitles.get("offset", 0.0), one.subtitles.get("duration")
                 told = benchmark_subtitles(one.subtitles["url"], offset, duration)
             except SubtitleError as error:
-                counts.no_subtitles += 1
+                trouble.add("with subtitles that cannot be read")
                 logger.warning(f"{one.task} {one.doc_id} is asked without subtitles: {error}")
         return self.answerer.open(one.video, told, self.subtitle_seconds)
 
@@ -235,21 +245,22 @@ class NTLBG(lmms):
         with self.report.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
-    def _tell(self, counts: dict[str, _Counts], seconds: float) -> None:
-        """Log the rates, and put them beside the results (`throughput`)."""
+    def _tell(self) -> None:
+        """Log the rates over all processes, and put them beside the results (`throughput`)."""
+        everywhere: dict[tuple[str, Any], set[str]] = {}
+        for troubles in gather_object([self._troubles]):
+            everywhere |= troubles
         shares = {}
-        for task, count in counts.items():
-            shares[f"unparsed_share_{task}"] = count.unparsed / count.asked
-            told = (
-                f"ntlbg: {task}: {count.asked} answers, {count.unparsed} ({count.unparsed / count.asked:.1%}) unparsed"
-            )
-            for what, number in (
-                ("videos that cannot be read", count.unreadable),
-                ("subtitles that cannot be read", count.no_subtitles),
-            ):
-                told += f", {number} {what}" if number else ""
-            (logger.warning if count.unparsed or count.unreadable or count.no_subtitles else logger.info)(told)
-        log_metrics(seconds, 0, 0.0, shares | {"total_requests": sum(count.asked for count in counts.values())})
+        for task in sorted({task for task, _ in everywhere}):
+            of_task = [trouble for (name, _), trouble in everywhere.items() if name == task]
+            counts = Counter(chain.from_iterable(of_task))
+            shares[f"unparsed_share_{task}"] = share = counts.pop(UNPARSED, 0) / len(of_task)
+            told = f"ntlbg: {task}: {len(of_task)} answers, {share:.1%} unparsed"
+            told += "".join(f", {count} {what}" for what, count in sorted(counts.items()))
+            if self._rank == 0:
+                (logger.warning if share or counts else logger.info)(told)
+        if shares:
+            log_metrics(self._seconds, 0, 0.0, shares | {"total_requests": len(everywhere)})
 
 
 @dataclass(frozen=True)
@@ -268,13 +279,3 @@ class _Asked:
     def source(self) -> tuple[str, str]:
         """What is opened for it."""
         return self.video, "" if self.subtitles is None else str(sorted(self.subtitles.items()))
-
-
-@dataclass
-class _Counts:
-    """Of one task: answers, those that say nothing its parser reads, and what could not be read."""
-
-    asked: int = 0
-    unparsed: int = 0
-    unreadable: int = 0
-    no_subtitles: int = 0
