@@ -1,4 +1,4 @@
-"""A folder with a model, pushed to the Hub in one commit."""
+"""A folder with a model or with rows of data, pushed to the Hub in one commit."""
 
 from __future__ import annotations
 
@@ -26,16 +26,19 @@ def push_folder(
     private: bool | None = None,
     token: str | None = None,
     revision: str | None = None,
+    allow_patterns: Sequence[str] | None = None,
     ignore_patterns: Sequence[str] = (),
+    kind: str = "model",
 ) -> str:
     r"""
-    Upload a folder; weights and adapters that it does not hold are deleted in the repository.
+    Upload a folder; weights and adapters that it does not hold are deleted in a model's repository.
 
     Args:
         name: of the repository, which is made where there is none.
         message: of the commit.
         private: of a new repository.
-        token, revision, ignore_patterns: as in [`~huggingface_hub.HfApi.upload_folder`].
+        kind: "model" or "dataset".
+        token, revision, allow_patterns, ignore_patterns: as in [`~huggingface_hub.HfApi.upload_folder`].
 
     Returns:
         The commit's address.
@@ -50,14 +53,16 @@ def push_folder(
     transport_error = HfHubHTTPError.__bases__[0]
     api = HfApi(token=token)
     try:
-        repo = api.create_repo(name, private=private, exist_ok=True).repo_id
+        repo = api.create_repo(name, repo_type=kind, private=private, exist_ok=True).repo_id
         commit = api.upload_folder(
             repo_id=repo,
+            repo_type=kind,
             folder_path=folder,
             commit_message=message,
             revision=revision,
+            allow_patterns=None if allow_patterns is None else list(allow_patterns),
             ignore_patterns=list(ignore_patterns),
-            delete_patterns=list(STALE),
+            delete_patterns=list(STALE) if kind == "model" else None,
         )
     except (transport_error, HFValidationError, OSError) as error:
         raise InputError(

@@ -5,6 +5,8 @@ import os
 
 import pytest
 import yaml
+from hub_parts import run_alone
+from loopback_hub import LoopbackHub
 from qa_parts import video_bytes
 
 from ntlbg.cli import main
@@ -159,7 +161,41 @@ def test_a_hub_that_cannot_be_reached_is_one_sentence(place, capsys, monkeypatch
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", "http://127.0.0.1:9")
     assert run(place, "--push-to", "me/rows") == 2
-    assert "the Hub does not take 'me/rows'" in capsys.readouterr().err
+    assert "cannot be pushed to 'me/rows'" in capsys.readouterr().err
+
+
+PUSH = """
+import json
+from datasets import load_dataset
+from ntlbg.cli import main
+from ntlbg.data.qa_dataset import load_qa
+
+words = ["longvideobench", "--annotations", "lvb.json", "--videos", "videos", "--out", "out"]
+told = ["--subtitles", "subtitles"]
+(place := __import__("pathlib").Path("out")).mkdir()
+(place / "notes.txt").write_text("mine")
+codes = [main(["data", "prepare", *words]), main(["data", "prepare", *words, *told, "--push-to", "rows"])]
+plain = load_dataset("me/rows", split="test")
+spoken = [dict(row) for row in load_qa("me/rows", config="subtitles", split="test", video_root="videos")]
+streamed = [dict(row) for row in load_qa("me/rows", split="test", video_root="videos", streaming=True)]
+print("RESULT " + json.dumps([codes, plain["id"][:], plain.column_names, spoken, streamed]))
+"""
+
+
+def test_rows_are_pushed_without_videos_privately_and_load_and_stream_from_there(place):
+    hub = LoopbackHub()
+    try:
+        (codes, ids, columns, spoken, streamed), _ = run_alone(PUSH, hub, place)
+    finally:
+        hub.close()
+    assert codes == [0, 0]
+    assert ids == ["q0", "q1"]
+    assert "subtitles" not in columns
+    assert [len(row.get("subtitles", ())) for row in spoken] == [3, 0]
+    assert [row["options"] for row in streamed] == [["one", "two"]] * 2
+    assert hub.repos["dataset", "me/rows"].private
+    files = {".gitattributes", "README.md", "prepared.json", "test.jsonl", "subtitles/test.jsonl"}
+    assert set(hub.files("me/rows", "dataset")) | {".gitattributes"} == files
 
 
 def test_the_builder_gives_the_rows_also_as_a_stream(place, tmp_path):

@@ -18,7 +18,8 @@ from ntlbg.data.convert_annotations import Converted, convert_annotations
 from ntlbg.data.data_card import data_card
 from ntlbg.data.qa_records import BadRow, TooManyBadRows
 from ntlbg.data.video_folder import NamedFiles, VideoFolder
-from ntlbg.errors import InputError, first_sentence
+from ntlbg.errors import InputError
+from ntlbg.hub_push import push_folder
 from ntlbg.selection.subtitles import SubtitleError
 
 
@@ -136,37 +137,17 @@ def push_prepared(folder: str | os.PathLike, repo: str, *, private: bool = True)
         private: of a repository that is made.
 
     Returns:
-        its address.
+        the commit's address.
 
     Raises:
         InputError: there is nothing to push, or the Hub refuses it.
     """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    # That of the library below it, for a Hub that cannot be reached; which one depends on huggingface_hub's release.
-    transport_error = HfHubHTTPError.__bases__[0]
-
     folder = Path(folder)
     files = [one.file for one in _counts(folder)]
     if not files:
         raise InputError(f"{str(folder)!r} holds no prepared rows; run `ntlbg data prepare` first")
-    api = HfApi()
-    try:
-        url = api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
-        api.upload_folder(
-            repo_id=url.repo_id,
-            repo_type="dataset",
-            folder_path=folder,
-            allow_patterns=["README.md", COUNTS, *files],
-            commit_message="Rows prepared from published annotations",
-        )
-    except (transport_error, HFValidationError, OSError) as error:
-        raise InputError(
-            f"the Hub does not take {repo!r} ({first_sentence(error)}); log in with `hf auth login`, and give NAME or "
-            "USER/NAME"
-        ) from error
-    return str(url)
+    message, patterns = "Rows prepared from published annotations", ["README.md", COUNTS, *files]
+    return push_folder(folder, repo, message=message, private=private, allow_patterns=patterns, kind="dataset")
 
 
 def _counts(folder: Path) -> list[Prepared]:
