@@ -10,6 +10,7 @@ from tiny_clips import GRID, save_clip_encoder
 from tiny_encoders import save_encoder
 from tiny_models import SMALL, tiny_base
 from tiny_parts import moving_square, tiny_base_processor
+from train_parts import run_here, save_rows
 from transformers import AutoModelForImageTextToText
 
 from ntlbg.cli import main
@@ -248,6 +249,37 @@ def test_adapters_are_saved_by_peft_and_loaded_onto_a_selector_only_checkpoint(p
         after = PeftModel.from_pretrained(below, tmp_path / "adapters").eval()(**inputs, num_representatives=3).logits
     assert not torch.allclose(before, expected)
     torch.testing.assert_close(after, expected, rtol=0, atol=1e-5)
+
+
+def test_a_run_s_adapters_go_onto_the_selector_only_checkpoint_it_began_with(place, model, processor, tmp_path):
+    from peft import PeftModel
+
+    model.save_pretrained(tmp_path / "selector", selector_only=True)
+    processor.save_pretrained(tmp_path / "selector")
+    rows = save_rows(tmp_path / "rows")
+    values = {
+        "stage": "joint",
+        "lora_r": 2,
+        "max_steps": 2,
+        "save_steps": 2,
+        "num_representatives": 3,
+        "max_candidates": 16,
+    }
+    run = tmp_path / "run"
+    assert run_here(model_name_or_path=tmp_path / "selector", dataset=rows, output_dir=run, **values) == 0
+    whole = NTLBGForConditionalGeneration.from_pretrained(run)
+    below = NTLBGForConditionalGeneration.from_pretrained(tmp_path / "selector", selector_trained=True)
+    adapted = PeftModel.from_pretrained(below, run / "checkpoint-2").eval()
+    content = [{"type": "video", "path": str(place / "clip.mp4")}, {"type": "text", "text": "what?"}]
+    inputs = processor([{"role": "user", "content": content}])
+    with torch.no_grad():
+        ours, theirs = (one(**inputs, num_representatives=3).logits for one in (adapted, whole))
+        before = model(**inputs, num_representatives=3).logits
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
+    assert not torch.allclose(before, theirs, rtol=0, atol=1e-3)
+    # What it trained of the base is not to be had from anywhere else.
+    with pytest.raises(ValueError, match=r"of the base's .* weights differ from those of"):
+        whole.save_pretrained(tmp_path / "lost", selector_only=True, base_name_or_path=str(place / "base"))
 
 
 # The command
