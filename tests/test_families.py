@@ -10,9 +10,12 @@ from tiny_models import tiny_model
 from tiny_parts import moving_square, tiny_base_processor
 from transformers import AutoModel, AutoProcessor
 
+from ntlbg.errors import InputError
 from ntlbg.modeling_ntlbg.modeling_ntlbg import _PREPARED_INPUTS, NTLBGForConditionalGeneration
 from ntlbg.modeling_ntlbg.selection_ntlbg import Selection
 from ntlbg.processors.processing_ntlbg import NTLBGProcessor
+from ntlbg.training.build import limit_frames
+from ntlbg.training.model_shapes import shape_of_config
 
 
 @pytest.fixture(scope="module", params=ALL_FAMILIES)
@@ -286,3 +289,17 @@ def test_what_is_missing_or_cut_is_refused_in_one_sentence(frames_family):
         model(**{**inputs, **cut})
     with pytest.raises(ValueError, match=r"<video> tokens"):
         frames_family.ours(chat(videos=2), videos=[moving_square(12)])
+
+
+def test_what_a_run_cannot_do_with_frames_of_one_size_is_said(frames_family):
+    with pytest.raises(InputError, match="makes 4 tokens of every frame, whatever its size"):
+        limit_frames(frames_family.ours, 224 * 224)
+    with pytest.raises(InputError, match=f"{frames_family.name!r} has no formulas here"):
+        shape_of_config(frames_family.model.config)
+
+
+@torch.no_grad()
+def test_frames_that_internvls_own_processor_made_images_of_all_reach_the_base():
+    family = family_of("internvl")
+    bases = family.bases_inputs([chat()], [moving_square(12)])
+    assert torch.equal(family.model(**bases).logits, family.model.vlm(**bases).logits)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from family_parts import ALL_FAMILIES
 from qa_parts import row, tiny_processor, video_bytes, write_rows
 from tiny_models import tiny_model
-from tiny_parts import FAMILIES
 from torch.utils.data import DataLoader
 
 from ntlbg import fingerprints
@@ -29,14 +29,14 @@ from ntlbg.training.collator import NTLBGDataCollator
 ROWS = [row(0), row(1, spans=[[0, 3]]), row(2), row(3, clip=[1, 6])]
 
 
-@pytest.fixture(params=sorted(FAMILIES))
+@pytest.fixture(params=ALL_FAMILIES)
 def family(request):
     return request.param
 
 
 def frozen_model(family, processor, seed=0):
     model = tiny_model(family, processor.tokenizer, seed=seed, selector_trained=True)
-    model.vlm.model.visual.requires_grad_(False)
+    model.adapter.tower.requires_grad_(False)
     model.expected_mean.fill_(0.1)  # as after a step of training: L_align has something to compare with
     return model
 

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from family_parts import ALL_FAMILIES
 from tiny_models import tiny_model
-from tiny_parts import FAMILIES, tiny_tokenizer
+from tiny_parts import tiny_base_processor, tiny_tokenizer
 from training_parts import Collator, make_trainer, mixed_rows, open_model
 from transformers import AutoModelForImageTextToText
 
@@ -63,10 +64,10 @@ def test_without_its_loss_the_transition_is_frozen_and_said_to_be(tmp_path):
     assert not {name for name in moved if "transition" in name}
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", ALL_FAMILIES)
 @pytest.mark.parametrize("adapters", [False, True])
 def test_every_parameter_of_every_family_is_in_one_part_and_accounted_for(family, adapters):
-    model = tiny_model(family, tiny_tokenizer(), span_head=True)
+    model = tiny_model(family, tiny_base_processor(family).tokenizer, span_head=True)
     if adapters:
         model = lora(model, "end_to_end")
     summary = apply_stage(model, "end_to_end")

@@ -380,7 +380,7 @@ def _distinct(rows) -> list[_Video]:
 
 def _tower(model: nn.Module) -> nn.Module:
     """What makes visual tokens, merger included."""
-    return model.adapter.vlm.model.visual
+    return model.adapter.tower
 
 
 @contextlib.contextmanager

@@ -128,13 +128,14 @@ def _four_bits(training: NTLBGTrainingArguments) -> dict:
             f"`load_in_4bit` needs a GPU and the package bitsandbytes, but the device is {training.device.type!r}; "
             "leave it out, or install them"
         )
+    tower = ["visual", "vision_tower", "multi_modal_projector"]
     quantization = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.float16 if training.fp16 else torch.bfloat16,
         # What trains in full, and the tower, whose features decide the choice.
-        llm_int8_skip_modules=["visual", "lm_head", *OWN_PARTS, "scorer", "temporal_encoder"],
+        llm_int8_skip_modules=[*tower, "lm_head", *OWN_PARTS, "scorer", "temporal_encoder"],
     )
     return {"quantization_config": quantization, "device_map": {"": training.device}}
 
@@ -144,9 +145,14 @@ def limit_frames(processor: NTLBGProcessor, pixels: int) -> None:
     Give the base no frame of more than `pixels` pixels, up to its rounding to whole patches, and decode no larger.
 
     Raises:
-        InputError: the base cannot see so small a frame.
+        InputError: the base cannot see so small a frame, or sees frames of one size only.
     """
     video = processor.video_processor
+    if video.frame_grid is not None:
+        raise InputError(
+            f"`frame_pixels` is {pixels}, but this base makes {video.frame_grid[0] * video.frame_grid[1]} tokens of "
+            "every frame, whatever its size; leave it out"
+        )
     base = video.base
     least = (base.patch_size * base.merge_size) ** 2
     if pixels < least:

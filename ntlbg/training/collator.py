@@ -6,6 +6,7 @@ Shapes: B rows, L prompt tokens, Lq query tokens, V videos (one a row), T groups
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -183,8 +184,11 @@ class NTLBGDataCollator:
         """What follows the prompt: the answer with its end of turn."""
         messages = [_user_turn(question), {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
         whole = self.processor.apply_chat_template(messages)
-        turn = whole[len(prompt) :].rstrip()
-        if not whole.startswith(prompt) or not turn.startswith(answer):
+        # LLaVA-OneVision's own template writes a space more before an answer than for generation.
+        words = re.match(r"\s+".join(re.escape(word) for word in prompt.split()), whole)
+        start = whole.find(answer, words.end()) if words else -1
+        turn = whole[start:].rstrip()
+        if start < 0 or whole[words.end() : start].strip():
             raise InputError(
                 "the chat template writes another prompt before an answer than for generation, so the answer cannot "
                 f"be told apart: generation begins with {prompt[-40:]!r}, but the answered conversation has "

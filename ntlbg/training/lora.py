@@ -120,7 +120,7 @@ def _mergers(model: nn.Module) -> list[str]:
     names = []
     for name, module in model.named_modules():
         last = name.rsplit(".", 1)[-1]
-        if ".visual." in name and "merger" in last:
+        if (".visual." in name and "merger" in last) or last == "multi_modal_projector":
             names += [f"{name}.{i}" for i in range(len(module))] if isinstance(module, nn.ModuleList) else [name]
     return names
 

@@ -59,6 +59,10 @@ def part_of(name: str) -> str:
     if words[0] == "vlm":
         if "visual" in words:
             return "merger" if any("merger" in word for word in words) else "vision_tower"
+        if "multi_modal_projector" in words:
+            return "merger"
+        if "vision_tower" in words or "image_newline" in words:
+            return "vision_tower"
         if "embed_tokens" in words or "lm_head" in words:
             return "embeddings"
         if "language_model" in words:
