@@ -7,6 +7,7 @@ D the language model's width.
 from dataclasses import dataclass, field
 
 import torch
+from torch import nn
 
 from .prompt_ntlbg import VideoSlot, find_videos
 
@@ -46,6 +47,8 @@ class BaseAdapter:
     base_inputs: tuple[str, ...] = ("pixel_values",)
     # Whether a prompt with a video cannot be read without `mm_token_type_ids`.
     needs_token_types = False
+    # Whether a token's position is its place in the prompt, as for any language model.
+    plain_positions = True
     # Placeholders behind a video's last group that belong to no group, and stay.
     trailing_tokens = 0
     # What a row of `pixel_values_videos` is.
@@ -55,6 +58,13 @@ class BaseAdapter:
 
     def __init__(self, vlm):
         self.vlm = vlm
+
+    @property
+    def tower(self) -> nn.Module:
+        """All that makes tokens of pictures, with a `config` that tells it from others."""
+        tower = nn.ModuleList([self.vlm.model.vision_tower, self.vlm.model.multi_modal_projector])
+        tower.config, tower.training = self.vlm.config, self.vlm.model.vision_tower.training
+        return tower
 
     def tokens_per_group(self, grid: torch.Tensor) -> int:
         """Visual tokens of one group of a video whose grid is `(T, h, w)`."""

@@ -213,7 +213,8 @@ class CheckpointMixin:
         return (model, nothing) if told else model
 
     def settle(self) -> None:
-        """Put what is ours beside the base: on its device, in float32; what was trained elsewhere keeps its type."""
+        """Put what is ours beside the base: on its device, in float32; what was trained elsewhere keeps its type. Of
+        a quantised base the quantisation is the model's, so that it is saved and loaded as what it is."""
         for part, module in self.named_children():
             if part not in _FETCHED:
                 module.to(device=self.vlm.device, dtype=torch.float32)
@@ -222,6 +223,11 @@ class CheckpointMixin:
         for part, buffer in list(self.named_buffers(recurse=False)):
             setattr(self, part, buffer.to(self.vlm.device))
         self.config.dtype = self.vlm.dtype
+        # A base that was built and not loaded has no such attribute.
+        quantizer = getattr(self.vlm, "hf_quantizer", None)
+        if quantizer is not None:
+            self.hf_quantizer = quantizer
+            quantizer.postprocess_model(self)
 
 
 def _name_and_revision(place: str) -> tuple[str, str | None]:

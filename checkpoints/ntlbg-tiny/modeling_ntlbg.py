@@ -66,6 +66,8 @@ class NTLBGPreTrainedModel(PreTrainedModel):
     _skip_keys_device_placement = ["past_key_values"]
     # Distances and determinants do not survive half precision; the selector is small.
     _keep_in_fp32_modules_strict = {*OWN_MODULES, "expected_mean", "expected_variance"}
+    # What is named here no quantiser of transformers touches.
+    _keep_in_fp32_modules = set(OWN_MODULES)
 
     def _init_weights(self, module):
         std = self.config.initializer_range
@@ -160,7 +162,7 @@ class NTLBGForConditionalGeneration(
             temporal (`str`, `os.PathLike` or `PreTrainedModel`, *optional*): a video encoder of transformers for the
                 second stream, which is used once its projector has been trained.
             config_kwargs (`dict`, *optional*): fields of [`NTLBGConfig`].
-            kwargs: passed to `from_pretrained` of the base (`dtype`, `device_map`, `attn_implementation`, ...).
+            kwargs: passed to `from_pretrained` of the base (`dtype`, `device_map`, `quantization_config`, ...).
 
         Raises:
             ValueError: there is no adapter for the base's family, or a field is out of range.
@@ -384,7 +386,9 @@ class NTLBGForConditionalGeneration(
             return_selection (`bool`, *optional*, defaults to `False`): return [`NTLBGGenerateOutput`] with what was
                 kept.
             kwargs: the other inputs of `forward`, and whatever `generate` takes. `max_length` and `min_length` count
-                the full prompt. A streamer is handed the pruned prompt first; `skip_prompt=True` leaves it out.
+                the full prompt. A streamer is handed the pruned prompt first; `skip_prompt=True` leaves it out. An
+                `assistant_model` drafts from the features of the kept groups, so it should be of the base's family and
+                width; of an NTLBG model its base drafts.
 
         Returns:
             `torch.LongTensor` of shape `(B * return sequences, L + new)`, or a `ModelOutput` with it as `sequences`.
@@ -394,6 +398,8 @@ class NTLBGForConditionalGeneration(
         if inputs is not None:
             named["input_ids"] = inputs
         input_ids = named["input_ids"]
+        if kwargs.get("assistant_model") is not None:
+            kwargs["assistant_model"] = self._assistant(kwargs["assistant_model"], named["video_grid_thw"] is not None)
         # The base generates, by what was saved with (or set on, or given for) this model.
         settings = copy.deepcopy(generation_config or self.generation_config)
         if named["video_grid_thw"] is None:

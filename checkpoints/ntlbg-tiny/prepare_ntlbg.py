@@ -26,6 +26,7 @@ class PrepareMixin:
                 keep[slot.row, start:end] = False
         return keep
 
+    @torch.compiler.disable(reason="how many tokens the base reads depends on the choice")
     def _prepare(self, inputs: dict) -> tuple[dict, list[Choice]]:
         """The base's own inputs for the pruned prompt (and its `mm_token_type_ids`, where there are any), and the
         choices they rest on."""
@@ -138,6 +139,25 @@ class PrepareMixin:
         """What the base takes of `inputs`, for a prompt without a video."""
         names = ("input_ids", "attention_mask", "position_ids", "inputs_embeds", "labels", *self.adapter.base_inputs)
         return {name: inputs[name] for name in names if inputs[name] is not None}
+
+    def _assistant(self, assistant, sees_video: bool):
+        """The model that drafts for the base.
+
+        Raises:
+            ValueError: it cannot read a prompt with a video as the base does.
+        """
+        if assistant.config.model_type == self.config.model_type:
+            assistant = assistant.vlm
+        base, other = self.vlm.config, assistant.config
+        widths = [config.get_text_config().hidden_size for config in (base, other)]
+        reads_text = self.adapter.plain_positions and not hasattr(other, "vision_config")
+        if sees_video and not reads_text and (other.model_type != base.model_type or widths[0] != widths[1]):
+            raise ValueError(
+                "`assistant_model` is given the visual features of this model's base, so it should be of type "
+                f"{base.model_type!r} with a language model of width {widths[0]}, but it is of type "
+                f"{other.model_type!r} and width {widths[1]}; pass another, or none."
+            )
+        return assistant
 
     def _check_no_video(self, inputs: dict):
         input_ids = inputs["input_ids"]

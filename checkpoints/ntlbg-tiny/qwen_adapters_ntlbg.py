@@ -4,6 +4,7 @@ Shapes: T groups, n visual tokens per group, L a prompt's length.
 """
 
 import torch
+from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
@@ -15,6 +16,7 @@ class QwenVLAdapter(BaseAdapter):
 
     base_inputs = ("pixel_values", "image_grid_thw", "mm_token_type_ids")
     needs_token_types = True
+    plain_positions = False
     position_inputs: tuple[str, ...] = ()
     unit = "patches"
 
@@ -23,6 +25,10 @@ class QwenVLAdapter(BaseAdapter):
         vision = vlm.config.vision_config
         self.merge_size = vision.spatial_merge_size
         self.temporal_patch_size = vision.temporal_patch_size
+
+    @property
+    def tower(self) -> nn.Module:
+        return self.vlm.model.visual
 
     def rows_per_group(self, height: int, width: int) -> int:
         return height * width

@@ -221,7 +221,7 @@ class NTLBGVideoProcessor(BaseVideoProcessor):
 
     @property
     def patch_size(self) -> int:
-        return self.base.patch_size
+        return self.base.patch_size if self.frame_grid is None else 1
 
     @property
     def size(self):
