@@ -119,4 +119,4 @@ def _luminance(color: tuple[int, int, int]) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-__all__ = ["NUMBER_POSITIONS", "NUMBER_SIZE", "check_numbers", "number_frames"]
+__all__ = ["NUMBER_POSITIONS", "NUMBER_SIZE", "SMALLEST", "check_numbers", "number_frames"]

@@ -1,5 +1,8 @@
 """Numbered frames: off they change nothing; on they can be read after the base's own resizing and still mean times."""
 
+from fractions import Fraction
+
+import av
 import numpy as np
 import pytest
 import torch
@@ -7,6 +10,7 @@ from PIL import Image
 from test_processors import pick, registered  # noqa: F401 (a fixture)
 from tiny_parts import moving_square, tiny_base_processor
 
+from ntlbg.grounding.time_formats import NumberFormat
 from ntlbg.processors.frame_numbers_ntlbg import NUMBER_POSITIONS, number_frames
 from ntlbg.processors.processing_ntlbg import NTLBGProcessor
 from ntlbg.processors.video_processing_ntlbg import NTLBGVideoProcessor
@@ -67,18 +71,61 @@ def test_off_by_default_and_then_the_base_sees_the_frames_as_they_are():
     assert np.array_equal(frames, untouched)
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("tokens", [64, 256])
+@pytest.mark.parametrize(
+    ("tokens", "size"),
+    [*((tokens, size) for tokens in (4, 16) for size in SIZES[:4]), *((64, size) for size in SIZES), (256, SIZES[3])],
+)
 def test_numbers_are_read_back_after_the_base_s_own_resizing(size, tokens):
-    """At 64 tokens (about 220 x 220 pixels) and up; templates are the same digits on another, plain ground."""
+    """From 4 tokens (28 x 56 pixels) on; templates are the same digits on another, plain ground."""
     ours = processor(tokens, number_frames=True)
-    count = 40
+    count = 24
     seen = seen_by_base(ours, background(count, *size))
     plain = np.full((count, *size, 3), 100, dtype=np.uint8)
     assert read_numbers(seen, seen_by_base(ours, plain)) == list(range(count // 2))
     # what was read comes from the digits: without numbers nothing is red
     assert redness(seen_by_base(ours, background(2, *size), number_frames=False)).max() < 40
     assert redness(seen).max() > 100
+    # and a reader of less patience than a template finds digits of some height (the base squeezes 1280 x 112)
+    assert all((redness(picture[None])[0] > 60).any(axis=1).sum() >= 6 for picture in seen)
+
+
+def written(path, times: list[Fraction]) -> str:
+    """A file whose pictures are shown at these seconds."""
+    frames = background(len(times), 112, 140)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30, options={"preset": "ultrafast", "bf": "0"})
+        stream.width, stream.height, stream.pix_fmt, stream.time_base = 140, 112, "yuv420p", Fraction(1, 30_000)
+        stream.codec_context.time_base = stream.time_base
+        for frame, time in zip(frames, times, strict=True):
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            picture.pts, picture.time_base = round(time * 30_000), stream.time_base
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    return str(path)
+
+
+AT_29_97 = [Fraction(1001 * number, 30_000) for number in range(900)]
+VARIABLE = [sum((Fraction(1 + step % 7, 10) for step in range(number)), Fraction(0)) for number in range(80)]
+
+
+@pytest.mark.parametrize("times", [AT_29_97, VARIABLE], ids=["29.97", "variable"])
+def test_numbers_of_a_file_mean_the_presentation_times_of_its_pictures(times, tmp_path):
+    """One candidate in 2 s, numbered, and read back from the pictures as the model gets them."""
+    path = written(tmp_path / "video.mp4", times)
+    ours = processor(256, number_frames=True, candidate_fps=0.5)
+    data = ours([path], return_metadata=True, do_normalize=False)
+    shown, truth = data["video_metadata"][0].frame_timestamps, np.array(times, dtype=float)
+    # pictures there are, about one in 2 s; looking for whole multiples of a fractional rate would find one in all
+    assert np.abs(shown[:, None] - truth[None]).min(axis=1).max() < 1e-3
+    assert len(shown) == pytest.approx(truth[-1] / 2, abs=1.5)
+    assert np.abs(np.diff(shown) - 2).max() <= max(np.diff(truth)) + 0.1
+    numbers = NumberFormat(shown, ours.temporal_patch_size)
+    clip = ours.fetch([path])[0].frames
+    assert read_numbers(seen_by_base(ours, clip), seen_by_base(ours, np.full_like(clip, 100))) == list(
+        range(-(-len(shown) // 2))
+    )
+    for number in range(0, len(shown) - 2, 2):
+        assert numbers.parse_span(f"From Frame {number} to Frame {number + 2}") == (shown[number], shown[number + 2])
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -94,7 +94,7 @@ def test_numbers_in_the_answer_are_those_on_the_frames_and_mean_their_times(clip
     assert found.spans == []
     assert "no frame 700" in found.unread
     first, second = (int(position) for position in plain.positions[:2])
-    answerer.words = f"The highlight frames are in the {first}, {second} frames. Their saliency scores are 2, 4.5."
+    answerer.words = f"Highlights: frames {first}, {second}; scores 2, 4.5."
     found = find_by_numbers(answerer, clip, QUESTION, 4, highlights=True)
     assert (found.saliency[first], found.saliency[second]) == (0.4, 0.9)
     assert (found.spans[0].start, found.spans[0].end) == (found.seconds[first], found.seconds[second])
@@ -123,7 +123,7 @@ def test_times_that_a_model_writes_are_those_of_its_candidates(clip):  # noqa: F
     assert [(span.start, span.end) for span in found.spans] == [(seconds[2], seconds[5]), (seconds[6], seconds[7])]
     assert 0 < found.spans[0].confidence <= 1
     assert answerer.told == Grounding("numbers").prompt("moment", row)
-    answerer.words = "The highlights are at 0.0, 1.0 seconds. Their saliency scores are 2, 4.5."
+    answerer.words = "Highlights: 0.0, 1.0 seconds; scores 2, 4.5."
     found = find_by_text(opened, row, Grounding("text"), "highlights", 2)
     assert sorted(score for score in found.saliency if score is not None) == [0.4, 0.9]
     found = find_by_text(opened, row, Grounding("text"), "moment", 2)

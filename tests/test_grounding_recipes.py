@@ -4,6 +4,7 @@ import json
 
 import pytest
 from qa_parts import row, write_rows
+from tiny_clips import GRID, save_clip_encoder
 from tiny_parts import tiny_tokenizer
 from train_parts import ROOT, run_here, save_base
 from transformers import AutoModelForImageTextToText
@@ -99,12 +100,12 @@ def rates(trainer: Watched) -> dict[str, float]:
     return found
 
 
-def expected(trainer: Watched, *, merger: bool, own: bool, lora: bool, tokens: bool) -> set[str]:
+def expected(trainer: Watched, *, merger: bool, own: tuple[str, ...], lora: bool, tokens: bool) -> set[str]:
     """The names that should get gradients."""
     names = set()
     for name, _ in trainer.model.named_parameters():
         part, original = part_of(name), ".original_module." in name
-        if (own and part in OWN_PARTS) or (merger and part == "merger"):
+        if part in own or (merger and part == "merger"):
             names |= set() if original else {name}
         elif is_adapter(name):
             names |= {name} if (tokens if part == "embeddings" else lora) else set()
@@ -113,7 +114,7 @@ def expected(trainer: Watched, *, merger: bool, own: bool, lora: bool, tokens: b
 
 def test_numpro_trains_adapters_of_the_language_model_and_no_tower(trainers, data, tmp_path):
     trainer = run_recipe("numpro_ft", save_base(tmp_path / "base"), data, tmp_path / "run")
-    assert trainer.given == expected(trainer, merger=False, own=True, lora=True, tokens=False)
+    assert trainer.given == expected(trainer, merger=False, own=OWN_PARTS, lora=True, tokens=False)
     adapters = {name for name in trainer.given if ".lora_" in name}
     assert adapters <= trainer.reached
     config = trainer.model.peft_config["default"]
@@ -129,15 +130,20 @@ def test_numpro_trains_adapters_of_the_language_model_and_no_tower(trainers, dat
 
 def test_grounded_videollm_trains_in_three_stages_each_from_the_last(trainers, data, tmp_path):
     model = save_base(tmp_path / "base")
+    # the second stream begins with the first stage; the next ones find it in their checkpoint
+    begun = {"temporal_name_or_path": save_clip_encoder("videomae", tmp_path / "encoder"), "temporal_grid": list(GRID)}
     for name in GROUNDED:
-        model = str(run_recipe(name, model, data, tmp_path / name).args.output_dir)
+        model = str(run_recipe(name, model, data, tmp_path / name, **begun).args.output_dir)
+        begun = {}
     first, second, third = trainers
-    assert first.given == first.reached == expected(first, merger=True, own=False, lora=False, tokens=False)
-    assert {part_of(name) for name in first.given} == {"merger"}
-    assert rates(first) == {"merger": 1e-5}
+    both = expected(first, merger=True, own=("temporal_projector",), lora=False, tokens=False)
+    assert first.given == first.reached == both
+    assert {part_of(name) for name in both} == {"merger", "temporal_projector"}
+    assert rates(first) == {"merger": 1e-5, "temporal_projector": 1e-3}
     for stage in (second, third):
-        assert stage.given == expected(stage, merger=True, own=True, lora=True, tokens=True)
-        assert {name for name in stage.given if is_adapter(name) or part_of(name) == "merger"} <= stage.reached
+        assert stage.given == expected(stage, merger=True, own=OWN_PARTS, lora=True, tokens=True)
+        paths = ("merger", "temporal_projector")
+        assert {name for name in stage.given if is_adapter(name) or part_of(name) in paths} <= stage.reached
         config = stage.model.peft_config["default"]
         assert (config.r, config.lora_alpha, config.lora_dropout) == (128, 256, 0.05)
         assert len(config.trainable_token_indices["vlm.model.language_model.embed_tokens"]) == 302
@@ -149,6 +155,7 @@ def test_grounded_videollm_trains_in_three_stages_each_from_the_last(trainers, d
     # a selector that did not train is not used as if it had
     loaded = [AutoModelForImageTextToText.from_pretrained(tmp_path / name) for name in GROUNDED]
     assert [one.config.selector_trained for one in loaded] == [False, True, True]
+    assert [one.config.temporal_trained for one in loaded] == [True, True, True]
     size = len(tiny_tokenizer())
     assert [one.get_input_embeddings().weight.shape[0] for one in loaded] == [size, size + 302, size + 302]
     # the words of the base stay in all three

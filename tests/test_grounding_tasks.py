@@ -66,7 +66,7 @@ def test_the_answers_are_these_words():
     assert tokens.target("grounded_answer", options, times) == "B. Evidence: <0><300>"
     assert tokens.target("grounded_answer", {**options, "spans": []}, times) == "B. Evidence: nowhere"
     text, times = formats("text")
-    said = "The highlights are at 3.00, 7.00 seconds. Their saliency scores are 4.7, 3.0."
+    said = "Highlights: 3.00, 7.00 seconds; scores 4.7, 3.0."
     assert text.target("highlights", FULL, times) == said
 
 
@@ -106,8 +106,8 @@ def test_rows_say_what_they_ask_unless_one_task_is_given_for_all():
         ("grounded_answer", "red. Evidence: somewhere"),
         ("grounded_answer", "red. Evidence: " + "e" * 100_000),
         ("grounded_answer", ". " * 100_000),
-        ("highlights", "The highlights are at 1.0, 1.0 seconds. Their saliency scores are 3, 3."),
-        ("highlights", "The highlights are at 1.0, 99 seconds. Their saliency scores are 3, 3."),
+        ("highlights", "Highlights: 1.0, 1.0 seconds; scores 3, 3."),
+        ("highlights", "Highlights: 1.0, 99 seconds; scores 3, 3."),
     ],
 )
 def test_an_answer_of_another_form_is_refused_in_one_line(task, text):
@@ -149,7 +149,7 @@ def test_scores_of_rows_add_up_to_their_means():
         ("moment", "1.0 - 3.0 seconds"),
         ("moment", "no idea"),
         ("grounded_answer", "A pale blue. Evidence: 0.0 - 4.0 seconds"),
-        ("highlights", "The highlights are at 3.0 seconds. Their saliency scores are 5.0."),
+        ("highlights", "Highlights: 3.0 seconds; scores 5.0."),
     ):
         scores, words = score_grounded(task, read_grounded(task, text, times)[0], FULL)
         total = scores if total is None else total + scores

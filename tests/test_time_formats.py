@@ -159,7 +159,7 @@ def test_a_span_outside_the_video_is_not_written(times):
 
 def test_highlights_are_read_with_their_scores():
     times = NumberFormat(np.arange(0, 200, 2.0))
-    said = "The highlight frames are in the 80, 81, 83 frames. Their saliency scores are 1.3, 5, 2.0."
+    said = "Highlights: frames 80, 81, 83; scores 1.3, 5, 2.0."
     assert parse_highlights(said, times) == [(160.0, 1.3), (162.0, 5.0), (166.0, 2.0)]
 
 

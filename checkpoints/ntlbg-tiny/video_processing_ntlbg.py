@@ -8,6 +8,7 @@ from .requirements_ntlbg import VERSION  # noqa: F401
 
 
 # isort: split
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypedDict
@@ -27,7 +28,7 @@ from .remote_code_ntlbg import (
     register,
     save_remote_code,
 )
-from .frame_numbers_ntlbg import NUMBER_SIZE, check_numbers, number_frames
+from .frame_numbers_ntlbg import NUMBER_SIZE, SMALLEST, check_numbers, number_frames
 from .video_decoding_ntlbg import open_video, take_frames, thin_candidates
 from .video_reader_ntlbg import VideoReader
 from .video_source_ntlbg import (
@@ -417,7 +418,7 @@ class NTLBGVideoProcessor(BaseVideoProcessor):
 
         per_group = self.temporal_patch_size
         if self.number_frames if style["number_frames"] is None else style["number_frames"]:
-            clips = self._numbered(clips, kept_groups, style)
+            clips = self._numbered(clips, kept_groups, style, kwargs)
         inputs = [torch.from_numpy(_at_least(np.asarray(clip), per_group)) for clip in clips]
         data = self._base_tensors(inputs, **kwargs)
         times = [metadata.frame_timestamps[::per_group] for metadata in video_metadata]
@@ -440,7 +441,7 @@ class NTLBGVideoProcessor(BaseVideoProcessor):
         data["video_grid_thw"] = torch.tensor([[len(clip), *self.frame_grid] for clip in clips])
         return data
 
-    def _numbered(self, clips: list, kept_groups: list | None, style: dict) -> list[np.ndarray]:
+    def _numbered(self, clips: list, kept_groups: list | None, style: dict, kwargs: dict) -> list[np.ndarray]:
         """The clips with each frame's number drawn; with `kept_groups`, which groups of all candidates they hold."""
         per_group, numbered = self.temporal_patch_size, []
         for number, clip in enumerate(clips):
@@ -452,11 +453,20 @@ class NTLBGVideoProcessor(BaseVideoProcessor):
                     clip,
                     numbers,
                     style["number_color"] or self.number_color,
-                    style["number_size"] or self.number_size,
+                    self._number_size(clip, style["number_size"] or self.number_size, kwargs),
                     style["number_position"] or self.number_position,
                 )
             )
         return numbered
+
+    def _number_size(self, clip: np.ndarray, size: float, kwargs: dict) -> float:
+        """`size`, or the larger share at which a number can still be read when the base has scaled the frames down."""
+        if not len(clip) or self.frame_grid is not None or kwargs.get("do_resize") is False:
+            return size
+        count = max(len(clip), self.temporal_patch_size)
+        patches = self.base.get_num_of_video_patches(count, *clip.shape[1:3], {"size": kwargs.get("size")})
+        side = self.patch_size * math.sqrt(patches / self.num_groups(count))
+        return min(1.0, max(size, SMALLEST / side))
 
 
 NUMBER_KWARGS = ("number_frames", "number_color", "number_size", "number_position")

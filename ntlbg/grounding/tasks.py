@@ -3,15 +3,15 @@
 | task | asked | answered, with numbers on frames |
 |---|---|---|
 | `moment` | when something happens | From Frame 12 to Frame 20 |
-| `highlights` | the best moments | The highlight frames are in the 12, 14 frames. Their saliency ... |
+| `highlights` | the best moments | Highlights: frames 12, 14; scores 4.0, 3.5. |
 | `dense_captions` | what happens, and when | a line an event: From Frame 12 to Frame 20: a door opens. |
 | `grounded_answer` | a question | red. Evidence: From Frame 12 to Frame 20 |
 
 The times are written in one of the formats of `time_formats`. A text that does not have its task's form raises
 `TimeParseError`; nothing is guessed, and never is the whole video the answer.
 
-The prompts are worded here and nowhere else. The form of the numbers is NumPro's (arXiv 2411.10332), the token that
-comes before a prompt for time tokens Grounded-VideoLLM's (arXiv 2410.03290).
+The prompts are worded here and nowhere else. The form of a span of numbers is NumPro's (arXiv 2411.10332), the token
+that comes before a prompt for time tokens Grounded-VideoLLM's (arXiv 2410.03290).
 """
 
 from __future__ import annotations
@@ -47,11 +47,7 @@ _BEGINNINGS = {
     "text": "",
 }
 _SPANS = {"numbers": "From Frame x to Frame y", "tokens": "<x><y>", "text": "x - y seconds"}
-_LISTS = {
-    "numbers": "The highlight frames are in the x, y frames.",
-    "tokens": "The highlights are at <x>, <y>.",
-    "text": "The highlights are at x, y seconds.",
-}
+_LISTS = {"numbers": "frames x, y", "tokens": "<x>, <y>", "text": "x, y seconds"}
 _EVIDENCE = re.compile(r"\bevidence:", re.IGNORECASE)
 _NO_EVIDENCE = "nowhere"
 
@@ -177,8 +173,8 @@ def _ask(task: str, row: dict, time_format: str) -> str:
     if task == "moment":
         return f'When does this happen: "{query}"? Answer in the form: {span}'
     if task == "highlights":
-        form = f"{_LISTS[time_format]} Their saliency scores are a, b."
-        return f'Which moments show this best: "{query}"? Answer with scores from 1 to 5, in the form: {form}'
+        form = f"Highlights: {_LISTS[time_format]}; scores a, b"
+        return f'Which moments show this best: "{query}"? Score them from 1 to 5. Answer in the form: {form}'
     if task == "dense_captions":
         return f"{row['question']}\nGive each event a line in the form: {span}: what happens"
     return f"{question_text(row)}\nAnswer, and tell when it is seen, in the form: answer. Evidence: {span}"

@@ -83,7 +83,7 @@ class TimeFormat(ABC):
 
     @abstractmethod
     def _list(self, times: list[str]) -> str:
-        """Single times, each from `encode`, as the beginning of a sentence about highlights."""
+        """Single times, each from `encode`, as a list of highlights begins."""
 
     @abstractmethod
     def _listed(self, text: str) -> list[str]:
@@ -107,7 +107,7 @@ class TimeFormat(ABC):
         if not best:
             raise ValueError("there is no highlight to write")
         scores = ", ".join(f"{score:.1f}" for score in best.values())
-        return f"{self._list(list(best))}. Their saliency scores are {scores}."
+        return f"Highlights: {self._list(list(best))}; scores {scores}."
 
     def parse_spans(self, text: str) -> list[tuple[float, float]]:
         """Every span that the text names, in its order, as (start, end) seconds.
@@ -192,7 +192,7 @@ class NumberFormat(TimeFormat):
         return _FRAMES.findall(text)
 
     def _list(self, times: list[str]) -> str:
-        return f"The highlight frames are in the {', '.join(times)} frames"
+        return f"frames {', '.join(times)}"
 
     def _listed(self, text: str) -> list[str]:
         return re.findall(rf"(?<![\d.,])\d{{1,9}}{_END}", text)
@@ -230,7 +230,7 @@ class TokenFormat(TimeFormat):
         return list(zip(tokens[::2], tokens[1::2], strict=True))
 
     def _list(self, times: list[str]) -> str:
-        return f"The highlights are at {', '.join(times)}"
+        return ", ".join(times)
 
     def _listed(self, text: str) -> list[str]:
         return [f"<{number}>" for number in _TOKENS.findall(text)]
@@ -271,7 +271,7 @@ class TextFormat(TimeFormat):
         return _SECONDS.findall(text)
 
     def _list(self, times: list[str]) -> str:
-        return f"The highlights are at {', '.join(times)} seconds"
+        return f"{', '.join(times)} seconds"
 
     def _listed(self, text: str) -> list[str]:
         return re.findall(rf"(?<![\d.,:])\d{{1,9}}(?:\.\d{{1,9}})?{_END}", text)
@@ -280,9 +280,8 @@ class TextFormat(TimeFormat):
 def parse_highlights(text: str, times: TimeFormat) -> list[tuple[float, float]]:
     """(seconds, score) of each time that an answer calls a highlight.
 
-    Read is "The highlight frames are in the 80, 81 frames. Their saliency scores are 1.3, 1.5." (or tokens, or
-    seconds): a list of times, the word "scores", and as many scores from 1 to 5. (NumPro asks for this form; its own
-    parser is not public.)
+    Read is "Highlights: frames 80, 81; scores 1.3, 1.5." (or tokens, or seconds): a list of times, the word "scores",
+    and as many scores from 1 to 5. So the longer sentence that NumPro asks for is read, too.
 
     Raises:
         TimeParseError: there is no such list, the two have different lengths, a time stands twice, or one is out of
