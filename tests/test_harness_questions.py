@@ -103,6 +103,8 @@ def test_what_is_no_known_task_keeps_its_answers(doc, query):
 def test_a_moment_is_asked_by_its_caption_and_told_as_the_parser_reads_it():
     asked = task_question({"caption": "a person runs", "timestamp": [1, 2]}, "Find: a person runs.")
     assert (asked.kind, asked.query, asked.reduced("[2, 7.46]")) == ("span", "a person runs", "2.0 - 7.5 seconds")
+    timelens = task_question({"query": "a person runs", "span": "[[1, 2]]"}, "Find 'a person runs'.")
+    assert (timelens.kind, timelens.query) == ("span", "a person runs")
 
 
 def test_the_plug_in_is_found_without_loading_anything_heavy():

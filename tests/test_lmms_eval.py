@@ -282,10 +282,10 @@ def test_broken_subtitles_cost_the_subtitles_and_not_the_answer(toys, tmp_path):
     model = harness_model(toys, report=tmp_path / "report.jsonl")
     (tmp_path / "broken.srt").write_text("nothing")
     parts = ({"type": "video", "url": str(toys / "world.mp4")}, QUESTION)
-    model.generate_until(
-        [request_for(model, DOC, user(*parts, {"type": "subtitles", "url": str(tmp_path / "broken.srt")}))]
-    )
-    assert [line["spoken"] for line in lines_of(tmp_path / "report.jsonl")] == [None]
+    messages = user(*parts, {"type": "subtitles", "url": str(tmp_path / "broken.srt")})
+    model.generate_until([request_for(model, DOC, messages) for _ in range(2)])
+    assert [line["spoken"] for line in lines_of(tmp_path / "report.jsonl")] == [None, None]
+    assert all("without subtitles, which cannot be read" in trouble for trouble in model._troubles.values())
 
 
 @pytest.mark.parametrize(
@@ -334,11 +334,13 @@ def test_each_parser_reads_our_letter_or_nothing(text, toys):
 )
 def test_the_grounding_parser_reads_our_span_or_nothing(text, toys):
     from lmms_eval.tasks.charades_sta import utils as charades
+    from lmms_eval.tasks.timelens import utils as timelens
 
     asked = task_question({"caption": "x", "timestamp": [2, 7.5]}, "x")
     handed = asked.reduced(text)
     assert charades.extract_time(asked.unread if handed is None else handed) == (
         [] if handed is None else [[2.0, 7.5]]
     )
+    assert timelens.extract_time(handed or "") == ([] if handed is None else [(2.0, 7.5)])
     key = "v>>>x>>>[2, 7.5]"
     assert charades._temporal_grounding_compute_metrics([{key: handed or ""}])["mIOU"] == (100 if handed else 0)

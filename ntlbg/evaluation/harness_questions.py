@@ -62,8 +62,8 @@ class TaskQuestion:
 def task_question(doc: dict, prompt: str) -> TaskQuestion:
     """
     Args:
-        doc: a document of LongVideoBench, Video-MME, MLVU or Charades-STA as lmms-eval has them; or of another task,
-            whose answers are left as they are.
+        doc: a document of LongVideoBench, Video-MME, MLVU, Charades-STA or TimeLens as lmms-eval has them; or of
+            another task, whose answers are left as they are.
         prompt: what the task asks the model.
     """
     question = doc.get("question")
@@ -73,8 +73,9 @@ def task_question(doc: dict, prompt: str) -> TaskQuestion:
         # Its parser draws an option where it finds no letter. A letter beyond the options is wrong; five leave none.
         unread = LETTERS[len(options)] if len(options) < len(_LVB_OPTIONS) else ""
         return TaskQuestion(question, "letter", options, unread)
-    if isinstance(doc.get("caption"), str) and "timestamp" in doc:
-        return TaskQuestion(doc["caption"], "span")
+    for moment, truth in (("caption", "timestamp"), ("query", "span")):
+        if isinstance(doc.get(moment), str) and truth in doc:
+            return TaskQuestion(doc[moment], "span")
     if not isinstance(question, str) or not question.strip():
         return TaskQuestion(prompt)
     try:

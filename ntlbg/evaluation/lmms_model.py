@@ -153,6 +153,7 @@ class NTLBG(lmms):
         asked = [self._asked(request) for request in requests]
         answers = [one.question.unread for one in asked]
         source = opened = None
+        lacks: set[str] = set()
         started = time.perf_counter()
         order = sorted(range(len(asked)), key=lambda number: asked[number].source)
         for number in tqdm(order, desc="ntlbg", disable=self._rank != 0):
@@ -162,8 +163,9 @@ class NTLBG(lmms):
                 if source != one.source:
                     # The features of the video before are not kept beside the new ones.
                     source = opened = None
-                    opened = self._open(one, trouble)
+                    opened, lacks = self._open(one)
                     source = one.source
+                trouble |= lacks
                 self.answerer.max_new_tokens = self.max_new_tokens or one.max_new_tokens
                 answer = opened.ask(one.question.query, self.num_representatives, prompt=one.prompt)
             except VideoError as error:
@@ -214,16 +216,17 @@ class NTLBG(lmms):
             subtitles=next((part for part in parts if part["type"] == "subtitles"), None),
         )
 
-    def _open(self, one: _Asked, trouble: set[str]) -> OpenVideo | OpenImages:
-        told = None
+    def _open(self, one: _Asked) -> tuple[OpenVideo | OpenImages, set[str]]:
+        """The video, and what all questions about it have to do without."""
+        told, lacks = None, set()
         if one.subtitles is not None:
             try:
                 offset, duration = one.subtitles.get("offset", 0.0), one.subtitles.get("duration")
                 told = benchmark_subtitles(one.subtitles["url"], offset, duration)
             except SubtitleError as error:
-                trouble.add("with subtitles that cannot be read")
-                logger.warning(f"{one.task} {one.doc_id} is asked without subtitles: {error}")
-        return self.answerer.open(one.video, told, self.subtitle_seconds)
+                lacks.add("without subtitles, which cannot be read")
+                logger.warning(f"{one.task}: {one.video} goes without subtitles: {error}")
+        return self.answerer.open(one.video, told, self.subtitle_seconds), lacks
 
     def _note(self, one: _Asked, reduced: str | None, answer: Answer) -> None:
         if self.report is None:
