@@ -253,9 +253,11 @@ def _fetch(about: _Fetched, config, place: str, kwargs: dict):
     hub = {key: kwargs[key] for key in _HUB_KWARGS if key in kwargs}
     instead = f"`{about.place}=` may name another place that has it"
     try:
+        # Whoever trusts the checkpoint's code has not been asked about that of what it names.
+        hub = {**hub, "trust_remote_code": False}
         found = AutoConfig.from_pretrained(name, revision=revision, **hub)
         _check_same_shapes(auto_class, what, config, found, name, instead)
-        return auto_class.from_pretrained(name, config=config, revision=revision or "main", **kwargs)
+        return auto_class.from_pretrained(name, config=config, revision=revision or "main", **{**kwargs, **hub})
     except OSError as error:
         reason = " ".join(str(error).split()).split(". ")[0].rstrip(".")
         if Path(name).is_absolute() and not Path(name).exists():

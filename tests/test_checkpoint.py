@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from strangers import in_a_strangers_process
 
 from ntlbg.configuration.remote_code_ntlbg import save_remote_code
@@ -46,6 +47,16 @@ def test_its_code_is_todays_code(tmp_path):
     stale = [name for name in names if (TINY / name).read_text() != (tmp_path / name).read_text()]
     assert not stale, f"{stale} are not today's; see ntlbg/training/tiny_package.py"
     assert names == {path.name for path in TINY.glob("*.py")}
+
+
+def test_its_card_has_the_figures_that_were_measured_and_no_others():
+    measured = json.loads((TINY.parents[1] / "docs" / "benchmarks" / "tiny.json").read_text())
+    results = ModelCard.load(TINY / "README.md").data.eval_results
+    assert {result.dataset_config: result.metric_value for result in results} == {
+        kind: score["accuracy"] for kind, score in measured["accuracy"]["ntlbg"].items()
+    }
+    assert all(result.dataset_args["k"] == measured["k"] for result in results)
+    assert f"`{measured['command']}`" in (TINY / "README.md").read_text()
 
 
 def test_it_answers_most_questions_of_an_unseen_video(filmed):

@@ -1,6 +1,7 @@
 """Checkpoints of the selector alone, adapters, shards, what does not fit, and the command that exports."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -159,6 +160,19 @@ def test_a_missing_or_another_base_is_one_sentence(place, model, tmp_path, base,
     with pytest.raises(error, match=said) as told:
         NTLBGForConditionalGeneration.from_pretrained(tmp_path, base_name_or_path=str(place / base))
     assert "\n" not in str(told.value)
+
+
+def test_code_that_comes_with_a_base_is_not_run(place, model, tmp_path):
+    model.save_pretrained(tmp_path / "selector", selector_only=True)
+    shutil.copytree(place / "base", tmp_path / "base")
+    config = json.loads((tmp_path / "base" / "config.json").read_text())
+    config |= {"model_type": "theirs", "auto_map": {"AutoConfig": "theirs.Config"}}
+    (tmp_path / "base" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "base" / "theirs.py").write_text("raise SystemExit('it ran')")
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        NTLBGForConditionalGeneration.from_pretrained(
+            tmp_path / "selector", base_name_or_path=str(tmp_path / "base"), trust_remote_code=True
+        )
 
 
 # What does not fit

@@ -5,6 +5,8 @@ from hub_parts import DISTANCE, WITHOUT_NETWORK, run_alone
 from loopback_hub import LoopbackHub
 from qa_parts import video_bytes
 
+from ntlbg.configuration.requirements_ntlbg import VERSION
+
 
 # A base and its processor; in front of it a model that is pushed twice; `ntlbg export` pushes it as a selector alone,
 # and, loaded from there, whole and in shards.
@@ -225,6 +227,7 @@ def test_a_run_trains_on_pulled_rows_and_pushes_its_model_with_its_card(hub, pul
     assert "base_model: them/base\n" in card
     assert "datasets:\n- me/rows\n" in card
     assert "2 of 2 optimizer steps, on `me/rows`" in card
+    assert 'from_pretrained("me/trained", trust_remote_code=True)' in card
 
 
 def test_with_the_network_cut_off_the_cache_is_enough(hub, place, pulled):
@@ -255,7 +258,7 @@ def test_a_folder_needs_no_network_and_an_older_transformers_is_told_in_one_sent
     code = f"{WITHOUT_NETWORK}{DISTANCE}found = pulled('./whole')\nassert found == 0.0, found\n{OLD}"
     said, _ = run_alone(code, hub, place, stranger=True, cache="fresh")
     sentence = (
-        "ntlbg 0.1.0, the code of this model, needs transformers 5.23 or newer, but 4.57.1 is installed; run: pip "
+        f"ntlbg {VERSION}, the code of this model, needs transformers 5.23 or newer, but 4.57.1 is installed; run: pip "
         "install --upgrade 'transformers>=5.23'"
     )
     assert said == [sentence] * 4

@@ -408,7 +408,8 @@ class NTLBGTrainer(Trainer):
         """Write README.md: what was trained, on what and how, and what this run measured, and nothing else."""
         if self.is_world_process_zero():
             tags, datasets = ([names] if isinstance(names, str) else list(names or ()) for names in (tags, dataset))
-            card = run_card(self, model_name or Path(self.args.output_dir).name, tags, datasets)
+            pushed = self.args.hub_model_id if self.args.push_to_hub else None
+            card = run_card(self, model_name or pushed or Path(self.args.output_dir).name, tags, datasets)
             (Path(self.args.output_dir) / "README.md").write_text(card, encoding="utf-8")
 
 
