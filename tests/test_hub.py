@@ -258,8 +258,8 @@ def test_a_folder_needs_no_network_and_an_older_transformers_is_told_in_one_sent
     code = f"{WITHOUT_NETWORK}{DISTANCE}found = pulled('./whole')\nassert found == 0.0, found\n{OLD}"
     said, _ = run_alone(code, hub, place, stranger=True, cache="fresh")
     sentence = (
-        f"ntlbg {VERSION}, the code of this model, needs transformers 5.23 or newer, but 4.57.1 is installed; run: pip "
-        "install --upgrade 'transformers>=5.23'"
+        f"ntlbg {VERSION}, the code of this model, needs transformers 5.23 or newer, but 4.57.1 is installed; run: "
+        "pip install --upgrade 'transformers>=5.23'"
     )
     assert said == [sentence] * 4
     ours = """
