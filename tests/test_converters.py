@@ -10,6 +10,7 @@ from ntlbg.data.convert_annotations import CONVERTERS, convert_annotations
 from ntlbg.data.qa_records import parse_line
 from ntlbg.data.video_folder import VideoFolder
 from ntlbg.errors import InputError
+from ntlbg.grounding.tasks import Grounding
 
 
 LVB = {
@@ -132,6 +133,21 @@ def test_activitynet_captions_come_back_from_the_rows_of_a_video(tmp_path):
     assert [row["metadata"] for row in rows] == [{"event": 0, "events": 2}, {"event": 1, "events": 2}]
     assert {(row["video_id"], row["duration"]) for row in rows} == {("v_x", 60.0)}
     assert result.cut == 1
+
+
+def test_activitynet_captions_of_a_video_are_one_row_that_teaches_dense_captions(tmp_path):
+    result = converted("activitynet_dense", ANET, tmp_path)
+    (row,) = [parse_line(json.dumps(row)) for row in result.rows]
+    assert (row["answer_type"], row["captions"]) == ("dense_captions", ["He sits.", "He runs."])
+    assert row["spans"] == [[0.5, 10.0], [8.0, 60.0]]
+    grounding = Grounding("text")
+    times = grounding.times(row["duration"], [0.0, 60.0], 1)
+    assert grounding.target(grounding.task_of(row), row, times).splitlines() == [
+        "0.5 - 10.0 seconds: He sits.",
+        "8.0 - 60.0 seconds: He runs.",
+    ]
+    without = converted("activitynet_dense", {"v": {"duration": 9, "timestamps": [], "sentences": []}}, tmp_path)
+    assert list(without.reasons()) == ["there are 0 timestamps for 0 sentences"]
 
 
 def parsed(row):

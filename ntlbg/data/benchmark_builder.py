@@ -33,6 +33,7 @@ FEATURES = datasets.Features(
         "answer_index": datasets.Value("int64"),
         "clip": datasets.List(_SECONDS),
         "spans": datasets.List(datasets.List(_SECONDS)),
+        "captions": datasets.List(_TEXT),
         "saliency": {
             "clip_len": _SECONDS,
             "clip_ids": datasets.List(datasets.Value("int64")),

@@ -6,6 +6,7 @@
 # Each has a module of its name here.
 BENCHMARKS = {
     "activitynet_captions": "ActivityNet Captions (Krishna et al. 2017, arXiv 1705.00754)",
+    "activitynet_dense": "ActivityNet Captions, a row a video (Krishna et al. 2017, arXiv 1705.00754)",
     "charades_sta": "Charades-STA (Gao et al. 2017, arXiv 1705.02101)",
     "longvideobench": "LongVideoBench (Wu et al. 2024, arXiv 2407.15754)",
     "mlvu": "MLVU (Zhou et al. 2024, arXiv 2406.04264)",
