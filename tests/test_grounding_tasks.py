@@ -1,5 +1,8 @@
 """Rows that ask for times: what is asked and answered in each format, what an answer is read as, what is refused."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -187,6 +190,15 @@ def test_captions_of_a_row_are_one_a_span():
         parse_row({**FULL, "captions": ["a square"]})
     with pytest.raises(BadRow, match=r"'captions\[1\]' should be text"):
         parse_row({**FULL, "captions": ["a square", 7]})
+
+
+def test_the_code_of_the_page_runs():
+    page = (Path(__file__).parents[1] / "docs" / "grounding.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    known: dict = {}
+    exec(compile(block, "grounding.md", "exec"), known)
+    said = known["grounding"].target("moment", known["row"], known["times"])
+    assert parse_grounded("moment", said, known["times"]).spans == [(4.0, 8.0)]
 
 
 # -- batches ----------------------------------------------------------------------------------------------------------
