@@ -12,7 +12,7 @@ AV_TESTS := $(addprefix tests/test_,decoding.py exactness.py sources.py attacks.
              fuzz_decode.py select_frames.py processors.py batch_decoding.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-eval test-av test-distributed fuzz-decode quality style tiny tiny-package tiny-smoke bench bench-tiny bench-recipe bench-selectors bench-decode bench-losses bench-memory bench-frames bench-needles bench-efficiency clean
+.PHONY: help demo test test-eval test-av test-distributed fuzz-decode quality style tiny tiny-package tiny-smoke bench bench-tiny bench-recipe bench-selectors bench-decode bench-losses bench-memory bench-frames bench-needles bench-efficiency bench-grounding clean
 
 help:                   ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
@@ -74,7 +74,7 @@ tiny-smoke: $(STAMP)    ## the same recipe at a tiny scale, in two minutes
 	  --output_dir build/tiny/smoke/selection --feature_cache build/tiny/smoke/features --dataset_config smoke --max_steps 20
 	$(BIN)/python -m ntlbg.training.tiny_package --source build/tiny/smoke/selection --out build/tiny/smoke/package
 
-bench: bench-tiny bench-frames bench-needles bench-efficiency bench-recipe bench-selectors bench-decode bench-losses bench-memory ## rebuild docs/benchmarks
+bench: bench-tiny bench-frames bench-needles bench-grounding bench-efficiency bench-recipe bench-selectors bench-decode bench-losses bench-memory ## rebuild docs/benchmarks
 
 bench-tiny: $(STAMP)    ## selectors side by side on 400 unseen videos, and the demo's setting over 50 (about an hour)
 	$(BIN)/python -m ntlbg.evaluation.world_benchmark --videos 400 --out docs/benchmarks/tiny --readme README.md
@@ -105,6 +105,9 @@ bench-losses: $(STAMP)  ## what each training loss is worth to the selector (abo
 
 bench-memory: $(STAMP)  ## estimated against measured training memory (about 20 minutes, 5 GB; what is measured already is kept)
 	$(BIN)/python -m ntlbg.evaluation.memory_bench --out docs/benchmarks/memory
+
+bench-grounding: $(STAMP) ## numbers, tokens, text and a span head on unseen videos, trained on the spot (about three quarters of an hour; resumable)
+	OMP_NUM_THREADS=1 $(BIN)/python -m ntlbg.evaluation.grounding_bench --out docs/benchmarks/grounding
 
 clean:                  ## remove the environment and everything made
 	rm -rf $(VENV) build out *.egg-info

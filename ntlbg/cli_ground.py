@@ -30,14 +30,15 @@ if TYPE_CHECKING:
 EPILOG = """\
 examples:
   ntlbg ground match.mp4 "the goalkeeper saves a penalty"               SigLIP 2, or --encoder any dual encoder
-  ntlbg ground match.mp4 "the first goal" --model ./my-ntlbg --json -   the relevance of a trained checkpoint
+  ntlbg ground match.mp4 "the first goal" --model ./my-ntlbg --json -   a checkpoint's span head, or its relevance
   ntlbg ground match.mp4 "a goal" --model ./some-vlm                    reads numbers drawn on the frames
   ntlbg ground match.mp4 "a goal" --model ./my-ntlbg --time-format tokens   it writes the times, as it has learnt to
   ntlbg highlights match.mp4 "goals" --best 3 --report goals.html       saliency curve and clips on a timeline
 
 A confidence is told with each moment. From a curve it is the probability that noise with the curve's own median and
-spread stays below the moment's peak everywhere; from a model's answer the geometric mean of its tokens' probabilities.
-Neither is the probability of being right. Exit code 1: no moment stands out, or the model's answer names none.
+spread stays below the moment's peak everywhere; from a model's answer the geometric mean of its tokens' probabilities;
+from a span head the overlap (IoU) it expects. None is the probability of being right. Exit code 1: no moment stands
+out, or the model's answer names none.
 """
 
 

@@ -1,5 +1,6 @@
 """The span head: moments finer than the selection's spacing, learnt from spans alone; off, it is not there."""
 
+import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,9 @@ from tiny_models import tiny_model
 from tiny_parts import FAMILIES, tiny_tokenizer
 from training_parts import Collator, make_row, make_trainer, open_model
 
+from ntlbg.cli import main
+from ntlbg.data.world_moments import build_moment_video
+from ntlbg.data.world_video import write_video
 from ntlbg.modeling_ntlbg.modeling_ntlbg import NTLBGForConditionalGeneration
 from ntlbg.modeling_ntlbg.selection_ntlbg import Selection
 from ntlbg.modeling_ntlbg.span_head_ntlbg import (
@@ -21,6 +25,7 @@ from ntlbg.modeling_ntlbg.span_head_ntlbg import (
     moments_of,
     span_loss,
 )
+from ntlbg.processors.processing_ntlbg import NTLBGProcessor
 from ntlbg.training.arguments import ModelArguments, NTLBGTrainingArguments
 from ntlbg.training.build import build_model
 from ntlbg.training.collator import group_evidence
@@ -223,6 +228,34 @@ def test_the_last_group_ends_and_a_single_one_lasts_a_second():
     assert found_moments(one, torch.tensor([7.0]))["moment_spans"].tolist() == [[7.25, 7.75]]
     whole = Proposals(torch.zeros(1), torch.zeros(1, 2), torch.zeros(1, 2), torch.ones(2, 2), torch.zeros(2))
     assert found_moments(whole, torch.tensor([0.0, 2.0]))["moment_spans"].max() <= 4.0
+
+
+def test_ntlbg_ground_tells_the_heads_moments_or_that_it_believes_in_none(capsys, tmp_path):
+    spec = build_moment_video(0, 64)
+    write_video(spec, tmp_path / "video.mp4", size=64)
+    config = NTLBGForConditionalGeneration.config_class.from_pretrained(TINY)
+    config.span_head = True
+    torch.manual_seed(0)
+    model = NTLBGForConditionalGeneration.from_pretrained(TINY, config=config)
+    processor = NTLBGProcessor.from_pretrained(TINY)
+    processor.save_pretrained(tmp_path / "headed")
+    for bias, code in ((20.0, 0), (-20.0, 1)):
+        torch.nn.init.constant_(model.span_head.confidence.bias, bias)
+        model.save_pretrained(tmp_path / "headed")
+        query, options = spec.events[0].name, ("--model", str(tmp_path / "headed"), "--best", "3", "--quiet")
+        told = tmp_path / f"told-{code}.json"
+        assert main(["ground", str(tmp_path / "video.mp4"), query, *options, "--json", str(told)]) == code
+        told, err = json.loads(told.read_text()), capsys.readouterr().err
+        assert all(0 <= value <= 1 for value in told["saliency"])
+        if code:
+            assert told["spans"] == []
+            assert "No moment stands out" in err
+            continue
+        moments = told["selection"]["moment_spans"]
+        assert [[span["start"], min(span["end"], 64.0)] for span in told["spans"]] == [
+            [start, min(end, 64.0)] for start, end in moments[:3]
+        ]
+        assert all(span["confidence"] > 0.99 for span in told["spans"])
 
 
 # -- training --------------------------------------------------------------------------------------------------------

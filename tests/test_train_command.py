@@ -184,3 +184,32 @@ def test_the_tiny_checkpoint_s_own_configuration_trains_on_rendered_videos(tmp_p
     moved = {name for name in old if not torch.equal(old[name], new[name])}
     assert moved >= {"selector.query_encoder.slots", "rich_points.gate", "selector.kappa"}
     assert not any(name.startswith("vlm.") for name in moved)
+
+
+@pytest.mark.parametrize("time_format", ["numbers", "tokens", "text"])
+def test_the_configuration_of_moments_teaches_a_format_and_a_span_head(time_format, tmp_path, monkeypatch, capfd):
+    """configuration/moments.json at a tiny scale: two videos a split, two steps; what it saves finds moments."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
+    values = {
+        "config": ROOT / "configuration" / "moments.json",
+        "model_name_or_path": ROOT / "checkpoints" / "ntlbg-tiny",
+        "output_dir": tmp_path / "out",
+        "feature_cache": tmp_path / "features",
+        "dataset_config": "grounding-smoke",
+        "time_format": time_format,
+        "number_frames": time_format == "numbers",
+        "max_eval_rows": 2,
+        "max_steps": 2,
+        "per_device_train_batch_size": 2,
+    }
+    assert run_here(**values) == 0
+    assert "stage joint: 2 steps" in capfd.readouterr().out
+    scores = json.loads((tmp_path / "out" / "summary.json").read_text())["scores"]
+    assert scores["grounded"] == 2
+    assert {"miou", "r1@0.5", "parse_failures", "loss_span"} <= set(scores)
+    processor = AutoProcessor.from_pretrained(tmp_path / "out")
+    video = next(tmp_path.rglob("*.mp4"))
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "out")
+    found = model.ground(**processor.first_look(str(video), "a red circle"))
+    assert (found.moment_spans >= 0).all()
+    assert found.moment_spans.max() <= 64

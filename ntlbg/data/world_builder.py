@@ -80,6 +80,16 @@ class World(datasets.GeneratorBasedBuilder):
             size=112,
             moments=True,
         ),
+        WorldConfig(
+            name="grounding-smoke",
+            description="the same in two short videos a split",
+            seconds=64,
+            train=2,
+            validation=2,
+            test=2,
+            size=64,
+            moments=True,
+        ),
     ]
     DEFAULT_CONFIG_NAME = "256s"
 
