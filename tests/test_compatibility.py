@@ -6,7 +6,7 @@ import threading
 import pytest
 import torch
 import transformers
-from family_parts import ALL, ALL_FAMILIES, GREEDY, Family, chat, family_of
+from family_parts import ALL, ALL_FAMILIES, GREEDY, Family, chat, family_of, picture
 from tiny_frames import FRAME_FAMILIES
 from tiny_models import SMALL, tiny_model
 from tiny_parts import FAMILIES, moving_square
@@ -127,6 +127,20 @@ def test_a_device_map_places_the_model_and_its_base(family, device_map, tmp_path
     made = NTLBGForConditionalGeneration.from_base(tmp_path / "base", device_map=device_map, config_kwargs=SMALL)
     assert {value.device.type for value in (*made.parameters(), *made.buffers())} == {loaded.device.type}
     made.generate(**inputs.to(made.device), num_representatives=3, **GREEDY)
+
+
+@torch.no_grad()
+def test_a_half_precision_base_reads_every_input_and_ours_stays_whole(family, tmp_path):
+    family.model.save_pretrained(tmp_path)
+    for dtype in (torch.bfloat16, torch.float16):
+        half = NTLBGForConditionalGeneration.from_pretrained(tmp_path, dtype=dtype).eval()
+        assert half.vlm.dtype == dtype
+        assert half.selector.key[0].weight.dtype == half.rich_points.gate.dtype == torch.float32
+        inputs = family.ours(chat(images=1), images=[[picture()]], videos=[moving_square(12)])
+        bases = family.bases_inputs([chat(images=1)], [moving_square(12)], [[picture()]])
+        ours = half(**inputs, num_representatives=ALL).logits
+        assert torch.equal(ours, half.vlm(**bases).logits)
+        assert torch.isfinite(half(**inputs, num_representatives=3).logits).all()
 
 
 @torch.no_grad()

@@ -2,14 +2,15 @@
 
 import pytest
 import torch
+from family_parts import ALL_FAMILIES
 from strangers import in_a_strangers_process, write_clip
 from tiny_models import tiny_model
-from tiny_parts import FAMILIES, moving_square, tiny_base_processor
+from tiny_parts import moving_square, tiny_base_processor
 
 from ntlbg.processors.processing_ntlbg import NTLBGProcessor
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", ALL_FAMILIES)
 def test_a_fresh_process_off_our_path_loads_and_answers_alike(family, tmp_path):
     processor = NTLBGProcessor.from_base(tiny_base_processor(family), candidate_fps=2.0)
     model = tiny_model(family, processor.tokenizer)
