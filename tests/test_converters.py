@@ -300,6 +300,8 @@ def test_what_is_dropped_is_counted_with_its_reason(name, content, reason, tmp_p
 def test_a_file_of_something_else_is_refused(name, tmp_path):
     with pytest.raises(InputError, match=f"is no annotation file of {name}"):
         converted(name, "{", tmp_path)
+    with pytest.raises(InputError, match=f"is no annotation file of {name}"):
+        converted(name, "[" * 100_000, tmp_path)
     with pytest.raises(InputError, match="cannot be read"):
         convert_annotations(name, tmp_path / "missing")
     with pytest.raises(InputError, match="there is no converter 'x'"):

@@ -125,6 +125,13 @@ def test_subtitles_are_a_set_of_their_own(place, capsys):
     assert names == ["default", "subtitles"]
 
 
+def test_rows_whose_subtitles_begin_at_no_time_have_none(place, capsys):
+    (place / "subtitles" / "v1_en.json").write_text(json.dumps(CUES))
+    (place / "lvb.json").write_text(json.dumps([LVB[0], {**LVB[1], "starting_timestamp_for_subtitles": "soon"}]))
+    assert run(place, "--subtitles", str(place / "subtitles"), name="longvideobench", annotations="lvb.json") == 0
+    assert "1 of 2 rows have subtitles" in capsys.readouterr().out
+
+
 def test_longvideobench_subtitles_are_read_in_both_forms_and_broken_cues_counted(place):
     read = benchmark_subtitles(place / "subtitles" / "v0_en.json", offset=100.0, duration=8.0)
     assert read.cues == (Cue(1.0, 2.5, "one"), Cue(4.0, 5.5, "two"), Cue(6.0, 8.0, "three"))

@@ -59,7 +59,7 @@ def convert_annotations(name: str, path: str | os.PathLike, videos: VideoFolder 
         ) from error
     except InputError:
         raise
-    except (ValueError, AttributeError, TypeError, csv.Error) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError, csv.Error) as error:
         raise InputError(f"{str(path)!r} is no annotation file of {name}; give it as published") from error
     for number, item in enumerate(items, start=1):
         place = f"item {number}"

@@ -16,11 +16,10 @@ from pathlib import Path
 from ntlbg.data.benchmark_subtitles import SUBTITLE_SUFFIXES, benchmark_subtitles
 from ntlbg.data.convert_annotations import Converted, convert_annotations
 from ntlbg.data.data_card import data_card
-from ntlbg.data.qa_records import BadRow, TooManyBadRows
+from ntlbg.data.qa_records import TooManyBadRows
 from ntlbg.data.video_folder import NamedFiles, VideoFolder
 from ntlbg.errors import InputError
 from ntlbg.hub_push import push_folder
-from ntlbg.selection.subtitles import SubtitleError
 
 
 COUNTS = "prepared.json"
@@ -177,15 +176,15 @@ def _check_share(converted: Converted, max_share: float, annotations: str | os.P
 
 def _add_subtitles(rows: list[dict], files: NamedFiles) -> int:
     """Gives each row its cues and counts those that have some."""
-    read: dict[tuple[str, float], list[dict] | None] = {}
+    read: dict[tuple[str, str], list[dict] | None] = {}
     for row in rows:
         begins = row["metadata"].get("starting_timestamp_for_subtitles") or 0.0
         name = str(row["metadata"].get("subtitle_path") or Path(row["video_path"]).stem)
-        key = (name, float(begins))
+        key = (name, str(begins))
         if key not in read:
             try:
-                found = benchmark_subtitles(files.folder / files.find(name), key[1], row["duration"])
-            except (BadRow, SubtitleError):
+                found = benchmark_subtitles(files.folder / files.find(name), float(begins), row["duration"])
+            except (ValueError, TypeError):  # no such file, none that can be read, or no time at which it begins
                 read[key] = None
             else:
                 read[key] = [asdict(cue) for cue in found.cues]
