@@ -249,6 +249,17 @@ def test_numbers_are_those_drawn_on_the_candidates_also_of_a_clip_and_of_cached_
         assert batch["input_ids"][0, :length].tolist() == asked["input_ids"][0, -length:].tolist()
 
 
+def test_numbers_that_nobody_draws_are_warned_of(caplog):
+    processor = tiny_processor()
+    NTLBGDataCollator(processor, grounding=Grounding("numbers"))
+    assert "set `number_frames`" in caplog.text
+    caplog.clear()
+    processor.video_processor.number_frames = True
+    NTLBGDataCollator(processor, grounding=Grounding("numbers"))
+    NTLBGDataCollator(tiny_processor(), grounding=Grounding("text"))
+    assert not caplog.text
+
+
 def test_time_tokens_are_single_labels_and_have_to_be_in_the_tokenizer(rows):
     processor = tiny_processor()
     with pytest.raises(InputError, match="the tokenizer has no time token '<0>'"):

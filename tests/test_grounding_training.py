@@ -6,7 +6,7 @@ import pytest
 import torch
 from qa_parts import row, tiny_processor, write_rows
 from tiny_models import tiny_model
-from train_parts import run_here
+from train_parts import losses, run_here
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from ntlbg.grounding.time_tokens import time_tokens
@@ -52,17 +52,17 @@ def test_moments_and_questions_are_trained_together_and_scored_by_generation(tim
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 def test_with_adapters_time_tokens_learn_and_are_saved_with_the_model(tied, data, tmp_path):
     begun = saved(tmp_path / "model", tie_word_embeddings=tied)
-    code = run_here(
-        model_name_or_path=begun,
-        dataset=data,
-        output_dir=tmp_path / "run",
-        time_format="tokens",
-        stage="joint",
-        lora_r=2,
-        max_steps=2,
-        save_steps=1,
-    )
-    assert code == 0
+    settings = {
+        "model_name_or_path": begun,
+        "dataset": data,
+        "time_format": "tokens",
+        "stage": "joint",
+        "lora_r": 2,
+        "lr_scheduler_type": "constant",
+        "loss_schedule": "constant",
+        "save_steps": 1,
+    }
+    assert run_here(output_dir=tmp_path / "run", max_steps=2, **settings) == 0
     before = AutoModelForImageTextToText.from_pretrained(begun)
     after = AutoModelForImageTextToText.from_pretrained(tmp_path / "run")
     tokenizer = AutoProcessor.from_pretrained(tmp_path / "run").tokenizer
@@ -74,19 +74,11 @@ def test_with_adapters_time_tokens_learn_and_are_saved_with_the_model(tied, data
         assert torch.equal(new[:size], old), name
         # <0> of the first moment was asked for, so its row is no longer the mean that it began with
         assert (new[ids[0]] - old.mean(dim=0)).abs().max() > 1e-4, name
-    # a run that is taken up goes on from the rows that had learnt
-    again = run_here(
-        model_name_or_path=begun,
-        dataset=data,
-        output_dir=tmp_path / "run",
-        time_format="tokens",
-        stage="joint",
-        lora_r=2,
-        max_steps=3,
-        save_steps=1,
-        resume_from_checkpoint="auto",
-    )
-    assert again == 0
+    # a run that is taken up goes on from the rows that had learnt, as one that never stopped
+    assert run_here(output_dir=tmp_path / "run", max_steps=3, resume_from_checkpoint="auto", **settings) == 0
+    assert run_here(output_dir=tmp_path / "whole", max_steps=3, **settings) == 0
+    assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
+    assert "| time format | tokens |" in (tmp_path / "whole" / "README.md").read_text()
 
 
 def test_a_task_without_a_format_is_one_sentence(data, tmp_path, capsys):

@@ -5,6 +5,7 @@ Shapes: B rows, L prompt tokens, Lq query tokens, V videos (one a row), T groups
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ from ntlbg.grounding.tasks import Grounding
 from ntlbg.grounding.time_formats import TimeFormat
 from ntlbg.grounding.time_tokens import check_time_tokens
 
+
+logger = logging.getLogger(__name__)
 
 IGNORED_LABEL = -100
 
@@ -71,6 +74,9 @@ class NTLBGDataCollator:
         self._last_good: dict | None = None
         # A template or a tokenizer that cannot be trained with shows before the run.
         self._turn(self._prompt("?"), "?", "!")
+        drawn = processor.video_processor.number_frames
+        if grounding is not None and grounding.time_format == "numbers" and not drawn:
+            logger.warning("The time format is 'numbers', but none are drawn on the frames; set `number_frames`")
         if grounding is not None and grounding.time_format == "tokens":
             check_time_tokens(processor.tokenizer, grounding.bins)
 

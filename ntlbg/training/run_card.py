@@ -70,12 +70,16 @@ def _measured(history: list[dict]) -> Measured | None:
 def _settings(trainer) -> dict:
     args = trainer.args
     rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-    names = ("learning_rate", "selector_learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "seed")
+    rates = ("learning_rate", "selector_learning_rate", "merger_learning_rate", "lora_learning_rate")
+    names = (*rates, "lr_scheduler_type", "warmup_steps", "weight_decay", "seed")
     settings = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     settings["lr_scheduler_type"] = args.lr_scheduler_type.value
     weights = [f"{name} {getattr(args, name + '_weight')}" for name in LOSSES[1:]]
+    grounding = getattr(trainer.data_collator, "grounding", None)
+    times = {} if grounding is None else {"time format": grounding.time_format, "task": grounding.task or "by row"}
     return {
         "rows per optimizer step": rows,
+        **times,
         **settings,
         "mixed precision": args.mixed_precision,
         "loss schedule": args.loss_schedule,
