@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from qa_parts import row, write_rows
@@ -15,6 +16,7 @@ from ntlbg.cli import main
 from ntlbg.data.frozen_features import FrozenFeatures
 from ntlbg.data.qa_dataset import load_qa
 from ntlbg.errors import InputError
+from ntlbg.modeling_ntlbg.selection_ntlbg import Selection
 from ntlbg.training.arguments import LANGUAGE_MODEL_PROJECTIONS
 from ntlbg.training.collator import NTLBGDataCollator
 from ntlbg.training.lora import with_lora
@@ -195,3 +197,49 @@ def test_features_kept_beforehand_are_refused(tmp_path):
     model.requires_grad_(False)
     with pytest.raises(InputError, match="sees other frames for every choice"):
         FrozenFeatures(tmp_path / "features", model, processor)
+
+
+def passing_by(right: bool, seed: int) -> np.ndarray:
+    """16 frames (N, H, W, 3) of a still background; in all but the first and last two a square goes by."""
+    random = np.random.default_rng(seed)
+    frames = np.repeat(random.integers(0, 96, (1, 56, 56, 3), dtype=np.uint8), 16, axis=0)
+    top = int(random.integers(0, 42))
+    for step in range(12):
+        left = min(3 * step + int(random.integers(0, 4)), 42)
+        left = left if right else 42 - left
+        frames[2 + step, top : top + 14, left : left + 14] = 255
+    return frames
+
+
+def test_what_only_segments_show_is_learned_by_the_task_loss(tmp_path):
+    """Which way it went: the two chosen groups, the first and the last, are the same for both ways."""
+    model, processor = two_streams("qwen2_vl", tmp_path)
+    messages = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "which way?"}]}]
+    prompt = processor.apply_chat_template(messages, add_generation_prompt=True)
+    words = processor.tokenizer.convert_tokens_to_ids(["a", "b"])
+    ends = Selection.from_indices([0, 7], torch.arange(8.0))
+
+    def batch(seeds) -> dict:
+        # Both ways before each background, which so tells nothing.
+        videos = [passing_by(way, seed) for seed in seeds for way in (False, True)]
+        inputs = dict(processor(text=[prompt] * len(videos), videos=videos, return_tensors="pt"))
+        # The tower is frozen, so what it sees is made once.
+        inputs["video_features"] = model.encode_video(**inputs)
+        return inputs
+
+    def says(inputs) -> torch.Tensor:
+        return model(**inputs, selection=[ends] * len(inputs["input_ids"])).logits[:, -1, words]
+
+    ways = torch.arange(32) % 2
+    seen, unseen = batch(range(16)), batch(range(100, 116))
+    shown = [0, 1, 14, 15]
+    assert np.array_equal(passing_by(True, 7)[shown], passing_by(False, 7)[shown])
+    apply_stage(model, "joint", context_weight=0)
+    optimizer = torch.optim.AdamW([own for own in model.parameters() if own.requires_grad], lr=1e-3)
+    model.train()
+    for _ in range(30):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(says(seen), ways).backward()
+        optimizer.step()
+    with torch.no_grad():
+        assert (says(unseen).argmax(dim=-1) == ways).float().mean() >= 0.8
