@@ -5,14 +5,15 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 EVAL   ?= build/eval-env
+BROWSERS := chromium chromium-browser google-chrome google-chrome-stable chrome
 AV     ?= 15 16 17.0 17 18
-CODE   := configuration modeling_ntlbg processors ntlbg tests train.py
+CODE   := configuration modeling_ntlbg processors ntlbg tests train.py app.py
 
 AV_TESTS := $(addprefix tests/test_,decoding.py exactness.py sources.py attacks.py scan.py probe.py \
              fuzz_decode.py select_frames.py processors.py batch_decoding.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-eval test-av test-distributed fuzz-decode quality style tiny tiny-package tiny-smoke bench bench-tiny bench-recipe bench-selectors bench-decode bench-losses bench-memory bench-frames bench-needles bench-efficiency bench-grounding clean
+.PHONY: help demo app test test-app test-eval test-av test-distributed fuzz-decode quality style tiny tiny-package tiny-smoke bench bench-tiny bench-recipe bench-selectors bench-decode bench-losses bench-memory bench-frames bench-needles bench-efficiency bench-grounding clean
 
 help:                   ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
@@ -27,6 +28,10 @@ $(STAMP): setup.cfg pyproject.toml
 demo: $(STAMP)          ## render a ten-minute video, watch it once, ask it questions, write a report (SEED=n for another)
 	$(BIN)/python -m ntlbg.demo --seed $(SEED)
 
+app: $(STAMP)           ## the demo page on ntlbg-tiny, with two sample videos rendered on the spot; http://127.0.0.1:7860
+	$(BIN)/python -m pip install --quiet --editable '.[app]'
+	OMP_NUM_THREADS=1 $(BIN)/python app.py --max-new-tokens 8
+
 test: $(STAMP)          ## the whole test suite
 	$(BIN)/python -m pytest -q
 
@@ -38,6 +43,12 @@ $(EVAL)/.installed: setup.cfg pyproject.toml
 
 test-eval: $(EVAL)/.installed ## the lmms-eval plug-in on toy copies of its tasks, in an environment of its own (minutes)
 	$(EVAL)/bin/python -m pytest -q tests/test_lmms_eval.py tests/test_harness_questions.py tests/test_metric_modules.py
+
+test-app: $(STAMP)      ## the demo page in a headless browser; installs Chromium where that is allowed, fails without one
+	$(BIN)/python -m pip install --quiet --editable '.[app,app-test]'
+	for name in $(BROWSERS); do command -v $$name && exit 0; done; \
+	  apt-get update -qq && apt-get install -qq --yes --no-install-recommends chromium
+	NTLBG_NEEDS_BROWSER=1 $(BIN)/python -m pytest -q tests/test_app.py
 
 test-av: $(STAMP)       ## decoding with every PyAV that is supported, each beside the environment (AV="15 16" for some)
 	set -e; for version in $(AV); do rm -rf build/av; \

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from ntlbg.cli_common import Parser, one_line
-from ntlbg.errors import InputError
+from ntlbg.cli_common import Parser, one_line, refusal
 
 
 EPILOG = """\
@@ -79,15 +77,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code = args.run(args) or 0
         sys.stdout.flush()
-    except InputError as error:
-        return _refuse(error)
-    except ValueError as error:
-        # The decoder travels with checkpoints, so its error cannot derive from ours.
-        from ntlbg.processors.video_source_ntlbg import VideoError
-
-        if not isinstance(error, VideoError):
-            raise
-        return _refuse(_with_our_options(str(error)))
     except BrokenPipeError:
         # The reader (`| head`) went away; point stdout nowhere so that the interpreter's last flush stays silent.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -96,24 +85,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         # By name: its module cannot be imported where it is true.
         if type(error).__name__ != "TransformersTooOldError":
             raise
-        return _refuse(error)
-    except OSError as error:
-        return _refuse(error)
+        print(f"ntlbg: error: {one_line(error)}", file=sys.stderr)
+        return 2
+    except (ValueError, OSError) as error:
+        print(f"ntlbg: error: {refusal(error)}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("ntlbg: interrupted", file=sys.stderr)
         return 130
     return code
-
-
-def _with_our_options(text: str) -> str:
-    """A message of the library, with the options of the command line instead of the fields of `VideoLimits`."""
-    text = re.sub(r"VideoLimits\.(allow_\w+)", lambda field: "--" + field[1].replace("_", "-"), text)
-    return re.sub(r"VideoLimits\.(\w+)", r"--limit \1=", text)
-
-
-def _refuse(error: Exception | str) -> int:
-    print(f"ntlbg: error: {one_line(error)}", file=sys.stderr)
-    return 2
 
 
 if __name__ == "__main__":

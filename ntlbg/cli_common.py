@@ -44,6 +44,28 @@ def one_line(text: object) -> str:
     return printable(" ".join(str(text).split())).rstrip(".")
 
 
+def refusal(error: ValueError | OSError) -> str:
+    """The sentence of an error that its cause can be told by: bad input, a bad video, trouble with a file.
+
+    Raises:
+        ValueError: the error itself, if it is none of these.
+    """
+    if isinstance(error, InputError | OSError):
+        return one_line(error)
+    # The decoder travels with checkpoints, so its error cannot derive from ours.
+    from ntlbg.processors.video_source_ntlbg import VideoError
+
+    if not isinstance(error, VideoError):
+        raise error
+    return one_line(_with_our_options(str(error)))
+
+
+def _with_our_options(text: str) -> str:
+    """A message of the library, with the options of the command line instead of the fields of `VideoLimits`."""
+    text = re.sub(r"VideoLimits\.(allow_\w+)", lambda field: "--" + field[1].replace("_", "-"), text)
+    return re.sub(r"VideoLimits\.(\w+)", r"--limit \1=", text)
+
+
 def positive_int(text: str) -> int:
     """argparse type: a whole number of at least 1."""
     try:

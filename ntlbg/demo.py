@@ -8,6 +8,7 @@ Leaves the video, a self-contained HTML report and the same as JSON.
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -17,11 +18,12 @@ from tqdm import tqdm
 from ntlbg.cli_ask import describe
 from ntlbg.cli_common import quiet_libraries
 from ntlbg.data.world_dataset import make_demo_video
+from ntlbg.errors import InputError
 from ntlbg.report import ReportQuestion, VideoFacts, write_report
 from ntlbg.selection.answering import VideoAnswerer, load_answerer
+from ntlbg.tiny_checkpoint import TINY, check_tiny
 
 
-TINY = Path(__file__).resolve().parents[1] / "checkpoints" / "ntlbg-tiny"
 # Twice the groups of the reference setting (8 of 128) for a video 2.3 times as long.
 REPRESENTATIVES = 16
 
@@ -95,6 +97,11 @@ def main() -> None:
     parser.add_argument("--model", default=str(TINY), help="checkpoint (default: the embedded ntlbg-tiny)")
     parser.add_argument("--out", type=Path, default=Path("out/demo"))
     args = parser.parse_args()
+    if args.model == str(TINY):
+        try:
+            check_tiny()
+        except InputError as error:
+            sys.exit(f"ntlbg: error: {error}")
     torch.set_num_threads(1)  # at this size more threads only wait for each other
     quiet_libraries()
     answerer = load_answerer(args.model, device="cpu", max_new_tokens=8)

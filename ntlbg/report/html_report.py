@@ -134,7 +134,7 @@ def write_report(
     page = template.substitute(
         title=shown(title),
         facts=_facts(video, evidence[0]),
-        warnings=_notes(video.warnings),
+        warnings=notes(video.warnings),
         sections="\n".join(
             _section(number, question, chosen, video)
             for number, (question, chosen) in enumerate(zip(questions, evidence, strict=True), start=1)
@@ -185,7 +185,8 @@ def _facts(video: VideoFacts, evidence: Evidence) -> str:
     )
 
 
-def _notes(sentences: Sequence[str]) -> str:
+def notes(sentences: Sequence[str]) -> str:
+    """Sentences as a list, or nothing."""
     if not sentences:
         return ""
     return '<ul class="notes">' + "".join(f"<li>{shown(sentence)}</li>" for sentence in sentences) + "</ul>"
@@ -203,12 +204,12 @@ def _section(number: int, question: ReportQuestion, evidence: Evidence, video: V
         word = "right" if question.verdict else "wrong"
         parts.append(f'<p class="verdict"><span class="{word}">{"✓" if question.verdict else "✗"} {word}</span></p>')
     # The video's own warnings stand at the top of the page already.
-    parts.append(_notes([note for note in evidence.notes if note not in video.warnings]))
+    parts.append(notes([note for note in evidence.notes if note not in video.warnings]))
     drawn = timeline_svg(evidence, video.duration, f"Timeline of: {heading}", video.clip, question.moments)
     parts.append(f'<div class="scroll">{drawn}</div>')
-    parts.append(_key(evidence.strata))
+    parts.append(key(evidence.strata))
     parts.append(f"<h3>{len(evidence.positions)} representative {evidence.unit}s</h3>")
-    sheet = _sheet(question, evidence)
+    sheet = contact_figures(question, evidence)
     table = _table(evidence, video)
     # Pictures say most of it; the figures of each are one click away.
     parts.append(f"{sheet}<details><summary>Their figures</summary>{table}</details>" if sheet else table)
@@ -219,7 +220,8 @@ def _section(number: int, question: ReportQuestion, evidence: Evidence, video: V
     return "\n".join(part for part in parts if part)
 
 
-def _key(strata: Sequence[str]) -> str:
+def key(strata: Sequence[str]) -> str:
+    """What the marks of a timeline mean."""
     items = "".join(f"<li>{_icon(stratum)}{stratum}: {WHY[stratum]}</li>" for stratum in drawn_marks(strata))
     return f'<ul class="key">{items}<li>band: context window, the denser the heavier</li></ul>'
 
@@ -228,7 +230,7 @@ def _icon(stratum: str) -> str:
     return f'<svg class="tl" viewBox="0 0 14 14" aria-hidden="true">{shape(stratum, 7, 7, 5)}</svg>'
 
 
-def _sheet(question: ReportQuestion, evidence: Evidence) -> str:
+def contact_figures(question: ReportQuestion, evidence: Evidence) -> str:
     """The contact sheet: each representative's picture over its number, time, stratum and weight."""
     frames = question.frames
     if frames is None and isinstance(question.selection, FrameSelection):
@@ -246,7 +248,8 @@ def _sheet(question: ReportQuestion, evidence: Evidence) -> str:
         said = " ".join(cue.text for cue in spoken[rank])
         moment, stratum = clock(float(evidence.seconds[rank]), tenths=True), evidence.strata[rank]
         figures.append(
-            f'<figure><img alt="{shown(f"The picture at {moment}")}" src="{data_uri(frame)}">'
+            f'<figure data-seconds="{float(evidence.seconds[rank]):.3f}">'
+            f'<img alt="{shown(f"The picture at {moment}")}" src="{data_uri(frame)}">'
             f"<figcaption>{_icon(stratum)}<b>{rank + 1}</b> {moment} · {shown(stratum)} · "
             f"{float(evidence.weights[rank]):.1%}{f'<q>{shown(said)}</q>' if said else ''}</figcaption></figure>"
         )

@@ -100,7 +100,7 @@ def timeline_svg(
     )
     for rank, (second, stratum) in enumerate(zip(evidence.seconds, evidence.strata, strict=True)):
         parts.append(
-            f"<g><title>{shown(_mark_text(evidence, rank))}</title>"
+            f"<g {_moment(evidence, rank)}><title>{shown(_mark_text(evidence, rank))}</title>"
             f"{shape(stratum, x(float(second)), lanes[stratum], size)}</g>"
         )
     y = band_top + band_height + 18
@@ -123,6 +123,7 @@ def timeline_svg(
     )
     return (
         f'<svg class="tl" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" role="img" '
+        f'data-axis="{start:.3f} {end:.3f} {LEFT} {WIDTH - RIGHT} {y:.0f}" '
         f'aria-label="{shown(title)}: {shown(summary)}"><style>{STYLE}</style>{"".join(parts)}</svg>'
     )
 
@@ -180,6 +181,11 @@ def _s(count: int) -> str:
     return "" if count == 1 else "s"
 
 
+def _moment(evidence: Evidence, rank: int) -> str:
+    """For pages that let a mark be clicked."""
+    return f'data-seconds="{float(evidence.seconds[rank]):.3f}"'
+
+
 def _mark_text(evidence: Evidence, rank: int) -> str:
     return (
         f"#{rank + 1} at {clock(float(evidence.seconds[rank]), tenths=True)}, {evidence.strata[rank]}, "
@@ -199,7 +205,8 @@ def _bands(evidence: Evidence, start: float, end: float, x, top: float, height: 
         )
         edges = "".join(f"M{x(first):.1f} {top:.1f}v{height}" for first, _ in stretches)
         parts.append(
-            f'<g><title>{shown(_mark_text(evidence, rank))}</title>{rects}<path class="edge" d="{edges}"/></g>'
+            f"<g {_moment(evidence, rank)}><title>{shown(_mark_text(evidence, rank))}</title>{rects}"
+            f'<path class="edge" d="{edges}"/></g>'
         )
     return parts
 
@@ -243,7 +250,8 @@ def _curve(name: str, values: np.ndarray, evidence: Evidence, x, top: float, siz
     for rank, position in enumerate(evidence.positions):
         second = float(evidence.candidate_seconds[position])
         parts.append(
-            f"<g><title>{shown(_mark_text(evidence, rank))}: {name} {_number(float(values[position]))}</title>"
+            f"<g {_moment(evidence, rank)}><title>{shown(_mark_text(evidence, rank))}: {name} "
+            f"{_number(float(values[position]))}</title>"
             f"{shape(evidence.strata[rank], x(second), y(float(values[position])), size * 0.7)}</g>"
         )
     return parts
