@@ -12,8 +12,10 @@ CODE   := configuration modeling_ntlbg processors ntlbg tests train.py app.py
 AV_TESTS := $(addprefix tests/test_,decoding.py exactness.py sources.py attacks.py scan.py probe.py \
              fuzz_decode.py select_frames.py processors.py batch_decoding.py)
 
+LOWEST_TESTS := $(addprefix tests/test_,decoding.py processors.py select_frames.py choosing.py model.py cli.py report.py)
+
 .DEFAULT_GOAL := help
-.PHONY: help demo app test test-app test-eval test-av test-distributed fuzz-decode quality style tiny tiny-package tiny-smoke bench bench-tiny bench-recipe bench-selectors bench-decode bench-losses bench-memory bench-frames bench-needles bench-efficiency bench-grounding clean
+.PHONY: help demo app test test-app test-eval test-av test-lowest dist test-distributed fuzz-decode quality style tiny tiny-package tiny-smoke bench bench-tiny bench-recipe bench-selectors bench-decode bench-losses bench-memory bench-frames bench-needles bench-efficiency bench-grounding clean
 
 help:                   ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
@@ -58,6 +60,18 @@ test-av: $(STAMP)       ## decoding with every PyAV that is supported, each besi
 
 fuzz-decode: $(STAMP)   ## 2,000 mutated files through probe and select (a few minutes)
 	$(BIN)/python tests/fuzz_decode.py --files 2000 --out docs/benchmarks/decode_fuzz
+
+test-lowest:            ## each dependency at the lower bound of setup.cfg, in an environment of its own (gigabytes, minutes)
+	$(PYTHON) -m venv build/lowest
+	$(PYTHON) tests/lowest.py > build/lowest.txt
+	build/lowest/bin/python -m pip install --quiet --requirement build/lowest.txt
+	build/lowest/bin/python -m pip install --quiet --no-deps --editable .
+	build/lowest/bin/python -m pytest -q $(LOWEST_TESTS)
+
+dist: $(STAMP)          ## sdist and wheel in dist/, built in an environment of their own, after a look at what they hold
+	$(BIN)/python -m pytest -q tests/test_packaging.py
+	rm -rf dist
+	$(BIN)/python -m build
 
 test-distributed: $(STAMP) ## DDP, ZeRO-2 and ZeRO-3 with two processes; every file in ds_configs and configuration/accelerate (minutes)
 	$(BIN)/python -m pytest -q tests/test_distributed.py tests/test_uneven_batches.py \
@@ -121,4 +135,4 @@ bench-grounding: $(STAMP) ## numbers, tokens, text and a span head on unseen vid
 	OMP_NUM_THREADS=1 $(BIN)/python -m ntlbg.evaluation.grounding_bench --out docs/benchmarks/grounding
 
 clean:                  ## remove the environment and everything made
-	rm -rf $(VENV) build out *.egg-info
+	rm -rf $(VENV) build dist out *.egg-info

@@ -8,7 +8,6 @@ Leaves the video, a self-contained HTML report and the same as JSON.
 
 import argparse
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -101,7 +100,7 @@ def main() -> None:
         try:
             check_tiny()
         except InputError as error:
-            sys.exit(f"ntlbg: error: {error}")
+            parser.exit(2, f"ntlbg: error: {error}\n")
     torch.set_num_threads(1)  # at this size more threads only wait for each other
     quiet_libraries()
     answerer = load_answerer(args.model, device="cpu", max_new_tokens=8)

@@ -1,6 +1,6 @@
 """The lower bounds of setup.cfg as pins, for an environment that is as old as it may be (`make test-lowest`).
 
-    python tests/lowest.py > lowest.txt
+python tests/lowest.py > lowest.txt
 """
 
 import configparser
