@@ -229,6 +229,14 @@ def check_quantised(family: Family, config, kind: type, tmp_path):
         again = NTLBGForConditionalGeneration.from_pretrained(tmp_path / f"saved {number}").eval()
         assert quantised_linears(again, kind) == quantised_linears(model, kind)
         assert torch.equal(again(**inputs, num_representatives=3).logits, expected)
+    # A selector-only checkpoint leaves it to who loads it.
+    made.save_pretrained(tmp_path / "selector", selector_only=True)
+    for chosen in ({}, {"quantization_config": config}):
+        again = NTLBGForConditionalGeneration.from_pretrained(tmp_path / "selector", **chosen).eval()
+        assert quantised_linears(again, kind) == (quantised_linears(made, kind) if chosen else [])
+        assert hasattr(again.config, "quantization_config") is bool(chosen)
+    ours, theirs = (model(**inputs, num_representatives=3).logits for model in (again, made))
+    assert torch.equal(ours, theirs)
 
 
 @torch.no_grad()

@@ -113,11 +113,15 @@ class CheckpointMixin:
                 Path(save_directory).mkdir(parents=True, exist_ok=True)
                 save_remote_code(type(self), save_directory)
         self.config.note_fetched(named)
+        # A quantised model's own way of saving takes all of its weights.
+        quantizer = self.__dict__.pop("hf_quantizer", None) if selector_only else None
         try:
             return super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
         finally:
             # The model itself is whole.
             self.config.note_fetched({})
+            if quantizer is not None:
+                self.hf_quantizer = quantizer
 
     def _place_of(self, part: str, given: str | None) -> str | None:
         """Where a part comes from; None where there is no such part, or one besides the base that has no name."""
@@ -190,6 +194,8 @@ class CheckpointMixin:
                 parts[part] = _fetch(about, part_config, place, {**hub, **(kwargs if part == "vlm" else {})})
                 setattr(config, about.config, parts[part].config)
         config.note_fetched({})
+        # That of a base is set anew where there is one.
+        config.__dict__.pop("quantization_config", None)
         config.name_or_path = str(name)
         base, fetched = parts["vlm"], tuple(f"{part}." for part in parts)
         model = cls(config, **parts)
@@ -257,6 +263,11 @@ def _fetch(about: _Fetched, config, place: str, kwargs: dict):
         hub = {**hub, "trust_remote_code": False}
         found = AutoConfig.from_pretrained(name, revision=revision, **hub)
         _check_same_shapes(auto_class, what, config, found, name, instead)
+        # Whether weights are quantised is up to where they are, and to who loads them.
+        config = copy.deepcopy(config)
+        config.__dict__.pop("quantization_config", None)
+        if getattr(found, "quantization_config", None) is not None:
+            config.quantization_config = found.quantization_config
         return auto_class.from_pretrained(name, config=config, revision=revision or "main", **{**kwargs, **hub})
     except OSError as error:
         reason = " ".join(str(error).split()).split(". ")[0].rstrip(".")
