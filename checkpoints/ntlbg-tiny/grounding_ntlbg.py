@@ -41,15 +41,21 @@ class GroundingMixin:
     def _find_moments(
         self, selection: Selection, tokens: torch.Tensor, query: torch.Tensor | None, evidence=None
     ) -> dict[str, torch.Tensor]:
-        """Put the head's moments on `selection`, but in training, where nobody asks for them; its loss, by name, where
-        the spans are known: `evidence` (T,)."""
-        if self.span_head is None or query is None or (self.training and evidence is None):
+        """Put the head's moments on `selection`, but in training, where nobody asks for them; what it adds to the
+        losses, by name: its own where the spans are known, `evidence` (T,)."""
+        if self.span_head is None or query is None:
             return {}
         proposals = self.span_head(tokens, query, selection.indices, selection.cells, selection.weights)
         if not self.training:
             for name, value in found_moments(proposals, selection.group_timestamps).items():
                 setattr(selection, name, value)
-        return {} if evidence is None else {"span": span_loss(proposals, evidence, selection.cells)}
+            return {} if evidence is None else {"span": span_loss(proposals, evidence, selection.cells)}
+        # Where a video has no spans, or none are known, gradients are zero and not missing, and come when they always
+        # come: DeepSpeed adds those of all processes in the order of their coming.
+        nothing = 0.0 * sum(part.sum() for part in vars(proposals).values())
+        if evidence is None:
+            return {"ntlbg": nothing}
+        return {"span": span_loss(proposals, evidence, selection.cells) + nothing}
 
 
 __all__ = ["GroundingMixin"]

@@ -333,7 +333,7 @@ class LooksMixin:
         selection, gaussian = self._choose(video.tokens, descriptors, k, query, None, seconds)
         pooled, selection.context = self._contexts(selection, gaussian, descriptors)
         choice = Choice(selection, self._enrich(selection, video.take(selection.indices)), selection.relevance)
-        span_loss = self._find_moments(selection, video.tokens, query, evidence)
+        added = self._find_moments(selection, video.tokens, query, evidence)
         if self.training:
             self.observe_tokens(video.tokens)
         if with_losses:
@@ -341,7 +341,8 @@ class LooksMixin:
             if evidence is not None and selection.relevance is not None:
                 pictures = self.adapter.temporal_patch_size
                 choice.losses["evidence"] = evidence_loss(selection.relevance, evidence, pictures)
-            choice.losses |= span_loss
+            for name, loss in added.items():
+                choice.losses[name] = choice.losses.get(name, 0.0) + loss
         selection.relevance = None if selection.relevance is None else selection.relevance.detach()
         return choice
 
@@ -380,7 +381,7 @@ class LooksMixin:
             gaussian = fit_gaussian(descriptors, rank=self.config.covariance_rank)
             _, context = self._contexts(selection, gaussian, descriptors)
             selection = dataclasses.replace(selection, context=context)
-        if selection.moment_spans is None:
+        if selection.moment_spans is None and not self.training:
             self._find_moments(selection, video.tokens, query)
         return Choice(selection, self._enrich(selection, video.take(selection.indices)))
 
