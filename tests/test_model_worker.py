@@ -131,6 +131,9 @@ def test_a_process_that_dies_is_one_sentence_and_is_replaced(worker, clip):
     os.kill(worker._process.pid, signal.SIGKILL)
     with pytest.raises(WorkerError, match=r"ended by itself \(exit code -9\)"):
         last(run)
+    # while nobody asks: the next one does not notice
+    worker._process.kill()
+    worker._process.join()
     last(worker.run(job, "me"))
 
 

@@ -7,6 +7,7 @@ page's own process imports neither torch nor transformers.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import multiprocessing
 import os
@@ -138,6 +139,10 @@ class ModelWorker:
                 yield Stage(f"waiting for {before} before you")
                 time.sleep(_BEAT)
             finished = False
+            if not self._process.is_alive():
+                # It died while nobody asked anything; whoever asks now has nothing to do with it.
+                self.close()
+                self._start()
             stage = Stage("loading the model")
             while not self._loaded:
                 if self._connection.poll(_BEAT):
@@ -146,7 +151,9 @@ class ModelWorker:
             deadline = time.monotonic() + self.settings.run_seconds
             if run.cancelled:
                 raise Cancelled
-            self._connection.send(job)
+            with contextlib.suppress(BrokenPipeError):
+                # `_receive` says why.
+                self._connection.send(job)
             while True:
                 if not self._connection.poll(_BEAT):
                     if time.monotonic() > deadline:
