@@ -41,6 +41,7 @@ def test_a_trained_checkpoint_finds_when_what_was_asked_for_is_seen(capsys, worl
         (start, end), *_ = question.spans
         for span in described["spans"]:
             assert 0 <= span["confidence"] <= 1
+            assert {span["start"], span["end"]} <= {*described["seconds"], 128.0}  # a group's start or the next one's
             found += span["start"] < end and start < span["end"] and span["end"] - span["start"] < 16
     assert found >= 0.75 * len(questions)
 

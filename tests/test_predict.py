@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from qa_parts import row, tiny_processor, write_rows
 from test_cli import assert_one_sentence, encoder, models, run  # noqa: F401 (fixtures)
 from tiny_models import tiny_model
@@ -15,6 +17,7 @@ from ntlbg.grounding.finding import Found
 from ntlbg.grounding.spans import Span
 from ntlbg.grounding.tasks import GroundedText
 from ntlbg.grounding.time_tokens import add_time_tokens
+from ntlbg.modeling_ntlbg.selection_ntlbg import Selection
 
 
 TINY = Path(__file__).parents[1] / "checkpoints" / "ntlbg-tiny"
@@ -131,6 +134,14 @@ def test_the_scores_are_those_of_what_was_read_and_an_unread_answer_scores_nothi
     # IoU 1/2 reaches .3 and .5 of the four thresholds
     assert scores["dense_captions"]["event_precision"] == scores["dense_captions"]["event_recall"] == 0.5
     assert (scores["grounded_answer"]["miou"], scores["grounded_answer"]["exact_match"]) == (1, 1)
+
+
+def test_a_clips_saliency_is_that_of_the_group_on_screen_at_its_middle():
+    # The next group's start is nearer to the middle than the own one's, but it is not yet on screen.
+    seconds, values = np.arange(20) * 1.999, [number / 20 for number in range(20)]
+    selection = Selection.from_indices(torch.tensor([3]), torch.from_numpy(seconds))
+    curve = Found("?", [], selection, None, seconds, values)
+    assert prediction_of(row(1, duration=40.0), "highlights", curve)["highlights"]["saliency"] == values
 
 
 def test_events_of_captions_are_scored_both_ways():

@@ -50,6 +50,15 @@ def test_one_peak_on_a_silent_curve_is_found():
     assert [(s.start, s.end) for s in spans_of_curve(values, np.arange(50.0) * 2, (0.0, 100.0))] == [(39.0, 45.0)]
 
 
+def test_a_moment_of_groups_lasts_from_its_first_ones_start_to_the_next_ones():
+    values, starts = np.zeros(50), np.arange(50) * 2.0
+    values[20:24] = 1.0
+    assert [(s.start, s.end) for s in spans_of_curve(values, starts, (0.0, 100.0), groups=True)] == [(40.0, 48.0)]
+    found = spans_of_curve(values[4:24], starts[4:24], (8.0, 47.5), groups=True)
+    assert [(s.start, s.end) for s in found] == [(40.0, 47.5)]
+    assert spans_of_curve([1.0], [3.0], (3.0, 3.0), groups=True) == []
+
+
 def test_uneven_times_and_a_clip_set_the_borders():
     seconds = np.concatenate([np.arange(100.0, 130.0), np.arange(131.0, 200.0, 3.0)])
     values = np.zeros(len(seconds))

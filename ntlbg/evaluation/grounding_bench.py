@@ -272,10 +272,10 @@ class Bench:
             part = rows[start : start + batch]
             inputs = self.collators["text"](part)
             for row, selection in zip(part, self.plain.select(**inputs), strict=True):
-                looked_at = (0.0, row["duration"])
-                found = spans_of_curve(selection.relevance.tolist(), selection.group_timestamps.tolist(), looked_at, 1)
+                curve, seconds = selection.relevance.tolist(), selection.group_timestamps.tolist()
+                found = spans_of_curve(curve, seconds, (0.0, row["duration"]), 1, groups=True)
                 result["spans"].append([found[0].start, found[0].end] if found else None)
-                result["saliency"].append(saliency(selection.relevance.tolist()))
+                result["saliency"].append(saliency(curve))
         return result
 
     def results(self) -> dict[str, dict]:

@@ -19,6 +19,7 @@ from ntlbg.evaluation.predictions import BadPrediction, read_predictions, shown
 from ntlbg.evaluation.span_scores import check_span, grounding_scores, temporal_iou
 from ntlbg.grounding.finding import Found
 from ntlbg.grounding.tasks import clip_saliency
+from ntlbg.modeling_ntlbg.selection_ntlbg import Selection
 from ntlbg.training.answer_scoring import AnswerScores, score_answer
 
 
@@ -142,15 +143,18 @@ def _check_words(answer: object) -> str | None:
 
 
 def _saliency(row: dict, task: str, found: Found) -> list[float] | None:
-    """A score a clip: of an answer about highlights its scores, of a curve its value nearest to the clip's middle."""
+    """A score a clip: of an answer about highlights its scores, of a curve its value at the clip's middle."""
     clip_len = row.get("saliency", {}).get("clip_len", CLIP_SECONDS)
     if found.answer is not None:
         if task != "highlights":
             return None
         return [] if found.said is None else clip_saliency(found.said.highlights, row["duration"], clip_len)
     middles = (np.arange(max(math.ceil(row["duration"] / clip_len - 1e-9), 1)) + 0.5) * clip_len
-    nearest = np.abs(middles[:, None] - found.seconds[None]).argmin(axis=1)
-    return [float(found.saliency[place]) for place in nearest]
+    if isinstance(found.selection, Selection):  # of groups the one on screen, of frames the nearest
+        places = np.clip(np.searchsorted(found.seconds, middles, "right") - 1, 0, None)
+    else:
+        places = np.abs(middles[:, None] - found.seconds[None]).argmin(axis=1)
+    return [float(found.saliency[place]) for place in places]
 
 
 __all__ = ["CLIP_SECONDS", "caption_scores", "no_prediction", "prediction_of", "score_predictions"]

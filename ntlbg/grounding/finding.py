@@ -42,7 +42,7 @@ class Found:
         spans: the moments, the surest first; empty where none was found.
         selection: the frames or groups chosen for the query.
         frames: one picture per representative, uint8 (H, W, 3).
-        seconds: (T,), the candidates' times.
+        seconds: (T,), the candidates' times: of frames when they are shown, of groups when they begin.
         saliency: (T,), in [0, 1], of a curve or a span head; of an answer the scores / 5, None where a frame got none.
         answer: what the model said, if one was asked.
         said: what of it was read, or None.
@@ -245,7 +245,7 @@ def _of_head(query: str, selection: Selection, frames, candidates, most: int) ->
 
 
 def _of_curve(query, selection, frames, seconds, relevance, looked_at, most) -> Found:
-    spans = spans_of_curve(relevance, seconds, looked_at, most)
+    spans = spans_of_curve(relevance, seconds, looked_at, most, groups=isinstance(selection, Selection))
     notes = list(selection.warnings if isinstance(selection, FrameSelection) else selection.notes)
     if not spans:
         notes.append(NOTHING_STANDS_OUT)

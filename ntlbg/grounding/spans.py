@@ -45,13 +45,18 @@ class Span:
 
 
 def spans_of_curve(
-    relevance: Sequence[float], seconds: Sequence[float], looked_at: tuple[float, float], most: int = 5
+    relevance: Sequence[float],
+    seconds: Sequence[float],
+    looked_at: tuple[float, float],
+    most: int = 5,
+    *,
+    groups: bool = False,
 ) -> list[Span]:
     """The moments at which a curve stands out, the surest first.
 
     A value's score is (v - median) / (1.4826 MAD). From the highest value on, a moment is the run of candidates around
     it above half of its score; what is taken is left out, and the next highest begins the next moment, as long as its
-    score is at least 3. Borders lie half-way between candidates.
+    score is at least 3. Borders lie half-way between frames; a group lasts until the next one begins.
 
     The confidence of a moment is Phi(score)^T: the probability that T values of pure Gaussian noise with the curve's
     own median and spread all stay below its peak. It says how surely the curve has a peak there at all, not how
@@ -61,9 +66,10 @@ def spans_of_curve(
 
     Args:
         relevance: (T,).
-        seconds: (T,), ascending.
+        seconds: (T,), ascending: when each frame is shown, or each group begins.
         looked_at: (start, end) seconds of what the candidates were taken from.
         most: at most so many moments.
+        groups: the candidates are groups of frames.
 
     Returns:
         the moments; none where nothing stands out. Never the whole video for want of a better one.
@@ -76,8 +82,9 @@ def spans_of_curve(
         raise ValueError("the relevance curve holds values that are no numbers")
     if most < 1:
         raise ValueError(f"`most` is at least 1, got {most}")
-    borders = _borders(seconds, looked_at)
-    scores = robust_scores(curve, torch.from_numpy(np.diff(borders)))
+    borders = _borders(seconds, looked_at, groups)
+    # A candidate at the very end lasts no time, and a lone one would have no weight at all.
+    scores = robust_scores(curve, torch.from_numpy(np.diff(borders)).clamp(min=1e-9))
     free = torch.ones(len(curve), dtype=torch.bool)
     spans: list[Span] = []
     while len(spans) < most and free.any():
@@ -118,9 +125,11 @@ def _confidence(score: float, count: int) -> float:
     return (1 - 0.5 * math.erfc(score / math.sqrt(2))) ** count
 
 
-def _borders(seconds: np.ndarray, looked_at: tuple[float, float]) -> np.ndarray:
-    """(T + 1,) seconds: between candidates half-way, at the ends those of what was looked at."""
+def _borders(seconds: np.ndarray, looked_at: tuple[float, float], groups: bool) -> np.ndarray:
+    """(T + 1,) seconds: where groups begin, or half-way between frames; at the ends those of what was looked at."""
     start, end = min(looked_at[0], seconds[0]), max(looked_at[1], seconds[-1])
+    if groups:
+        return np.append(seconds, end)
     return np.concatenate([[start], (seconds[1:] + seconds[:-1]) / 2, [end]])
 
 
