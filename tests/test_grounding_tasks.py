@@ -74,6 +74,20 @@ def test_the_answers_are_these_words():
 
 
 @pytest.mark.parametrize("time_format", TIME_FORMATS)
+def test_what_is_not_in_the_video_is_nowhere_and_an_unannotated_row_is_refused(time_format):
+    grounding, times = formats(time_format)
+    assert grounding.target("moment", {**FULL, "spans": []}, times) == "nowhere"
+    for text in ("nowhere", " Nowhere. "):
+        said, why = read_grounded("moment", text, times)
+        assert (said.spans, why) == ([], None)
+    # Where it does happen, that answer is wrong, and no failure to read it.
+    scores = score_grounded("moment", said, FULL)[0].metrics()
+    assert (scores["miou"], scores["r1@0.3"], scores["parse_failures"]) == (0, 0, 0)
+    with pytest.raises(BadRow, match="has no 'spans'"):
+        grounding.target("moment", {name: value for name, value in FULL.items() if name != "spans"}, times)
+
+
+@pytest.mark.parametrize("time_format", TIME_FORMATS)
 def test_a_prompt_holds_the_question_and_shows_the_form_but_no_time(time_format):
     grounding, times = formats(time_format)
     asked = {**FULL, "question": "When does the square move?", "options": ["blue", "red"]}
@@ -168,7 +182,6 @@ def test_scores_of_rows_add_up_to_their_means():
 @pytest.mark.parametrize(
     ("task", "changes", "why"),
     [
-        ("moment", {"spans": []}, "has no 'spans'"),
         ("moment", {"spans": None}, "has no 'spans'"),
         ("grounded_answer", {"spans": None}, "has no 'spans'"),
         ("dense_captions", {"captions": None}, "has no 'captions'"),

@@ -1,10 +1,13 @@
 """When, as text: what a format writes it reads back, within its error; what names no span is refused."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ntlbg.grounding.tasks import clip_saliency
 from ntlbg.grounding.time_formats import (
     BINS,
     NumberFormat,
@@ -53,6 +56,38 @@ def test_numbers_mean_the_true_times_at_a_variable_rate(step, steps, shares):
     numbered = seconds[::step]
     for second, came in zip((start, end), found, strict=True):
         assert abs(came - second) == np.abs(numbered - second).min()
+
+
+@settings(max_examples=150, deadline=None)
+@given(duration=st.floats(4, 20_000), clip_len=st.sampled_from([1.0, 2.0, 5.0]), where=shares, bins=st.just(BINS))
+@pytest.mark.parametrize("kind", [TokenFormat, TextFormat, "frames"])
+def test_the_mark_of_a_clip_lies_in_it_wherever_the_format_has_one(kind, duration, clip_len, where, bins):
+    marks = np.arange(0, duration, 1.999) if kind == "frames" else np.arange(bins + 1) / bins * duration
+    times = NumberFormat(marks, 1, duration) if kind == "frames" else kind(duration, bins)
+    clip = int(where * math.ceil(duration / clip_len - 1) * 0.999)
+    start, end = clip * clip_len, min((clip + 1) * clip_len, duration)
+    second = times.mark(start, end)
+    again = times.decode(times.encode(second))
+    inside = ((marks > start + 1e-5) & (marks < end - 1e-5)).any()
+    if inside or kind is TextFormat:
+        assert np.flatnonzero(clip_saliency([(again, 3.0)], duration, clip_len)).tolist() == [clip]
+    else:
+        assert abs(again - (start + end) / 2) <= np.abs(marks - (start + end) / 2).min() + 1e-5
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "-5 - 8 seconds",
+        "–5 - 8 seconds",
+        "10-20-30 seconds",
+        "10 - 20 - 30 seconds",
+        "10 to 20 to 30 seconds",
+    ],
+)
+def test_a_negative_time_or_a_chain_of_times_is_no_span(text):
+    with pytest.raises(TimeParseError):
+        TextFormat(60.0).parse_spans(text)
 
 
 def test_numbers_at_29_97_are_not_those_of_a_rounded_rate():

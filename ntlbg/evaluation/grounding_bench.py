@@ -244,7 +244,7 @@ class Bench:
             result["texts"] += texts
             for text, of_row in zip(texts, times, strict=True):
                 said, _ = read_grounded(TASK, text, of_row)
-                result["spans"].append(None if said is None else list(said.spans[0]))
+                result["spans"].append(list(said.spans[0]) if said is not None and said.spans else None)
         return result
 
     @torch.no_grad()

@@ -203,6 +203,8 @@ def _read(found: Found, task: str, text: str, times, confidence: float, most: in
     elif task == "highlights":
         _place_highlights(found, confidence, most, shown)
     else:
+        if not found.said.spans:
+            found.notes.append("The model's answer is that it happens nowhere.")
         spans = [Span(start, end, confidence, (start + end) / 2, confidence) for start, end in found.said.spans]
         found.spans = spans[:most]
     return found

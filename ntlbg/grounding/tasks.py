@@ -2,7 +2,7 @@
 
 | task | asked | answered, with numbers on frames |
 |---|---|---|
-| `moment` | when something happens | From Frame 12 to Frame 20 |
+| `moment` | when something happens | From Frame 12 to Frame 20; nowhere |
 | `highlights` | the best moments | Highlights: frames 12, 14; scores 4.0, 3.5. |
 | `dense_captions` | what happens, and when | a line an event: From Frame 12 to Frame 20: a door opens. |
 | `grounded_answer` | a question | red. Evidence: From Frame 12 to Frame 20 |
@@ -49,7 +49,7 @@ _BEGINNINGS = {
 _SPANS = {"numbers": "From Frame x to Frame y", "tokens": "<x><y>", "text": "x - y seconds"}
 _LISTS = {"numbers": "frames x, y", "tokens": "<x>, <y>", "text": "x, y seconds"}
 _EVIDENCE = re.compile(r"\bevidence:", re.IGNORECASE)
-_NO_EVIDENCE = "nowhere"
+_NOWHERE = "nowhere"
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def parse_grounded(task: str, text: str, times: TimeFormat) -> GroundedText:
             has to be an event; of a grounded answer both parts have to be there.
     """
     if task == "moment":
-        return GroundedText(spans=times.parse_spans(text))
+        return GroundedText(spans=[] if _says_nowhere(text) else times.parse_spans(text))
     if task == "highlights":
         return GroundedText(highlights=parse_highlights(text, times))
     if task == "dense_captions":
@@ -160,7 +160,7 @@ def clip_saliency(highlights: Sequence[tuple[float, float]], duration: float, cl
     """
     clips = np.zeros(max(int(np.ceil(duration / clip_len - 1e-9)), 1))
     for second, score in highlights:
-        place = min(int(second / clip_len), len(clips) - 1)
+        place = min(int(second / clip_len + 1e-9), len(clips) - 1)
         clips[place] = max(clips[place], score)
     return clips.tolist()
 
@@ -190,11 +190,13 @@ def _spans(row: dict, times: TimeFormat, task: str) -> list[str]:
 
 
 def _moment_target(row: dict, times: TimeFormat) -> str:
+    if row.get("spans") == []:
+        return _NOWHERE
     return ", ".join(_spans(row, times, "moment"))
 
 
 def _highlight_target(row: dict, times: TimeFormat) -> str:
-    """Clips that are highlights, each by the time of its middle; scores 0 to 4 are written as 1 to 5."""
+    """Clips that are highlights, each by its `TimeFormat.mark`; scores 0 to 4 are written as 1 to 5."""
     saliency = row.get("saliency")
     if saliency is None:
         raise BadRow("it should teach the task 'highlights', but has no 'saliency'; give it, or leave the row out")
@@ -205,7 +207,7 @@ def _highlight_target(row: dict, times: TimeFormat) -> str:
             raise BadRow(f"'saliency.scores' of clip {clip} have the mean {score:g}, but highlights need 0 to 4")
         if score >= LEAST_SALIENCY:
             start = clip * saliency["clip_len"]
-            scored.append(((start + min(start + saliency["clip_len"], row["duration"])) / 2, score + 1))
+            scored.append((times.mark(start, min(start + saliency["clip_len"], row["duration"])), score + 1))
     if not scored:
         raise BadRow(f"no clip of it is a highlight (a mean score of {LEAST_SALIENCY:g} or more); leave the row out")
     return times.encode_highlights(scored)
@@ -221,7 +223,7 @@ def _caption_target(row: dict, times: TimeFormat) -> str:
 def _answer_target(row: dict, times: TimeFormat) -> str:
     if "spans" not in row:
         raise BadRow("it should teach the task 'grounded_answer', but has no 'spans'; give them, [] for none")
-    spans = ", ".join(times.encode_span(start, end) for start, end in row["spans"]) or _NO_EVIDENCE
+    spans = ", ".join(times.encode_span(start, end) for start, end in row["spans"]) or _NOWHERE
     return f"{target_text(row).rstrip('. ')}. Evidence: {spans}"
 
 
@@ -234,6 +236,10 @@ _TARGETS = {
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
+
+
+def _says_nowhere(text: str) -> bool:
+    return text.strip().rstrip(".").casefold() == _NOWHERE
 
 
 def _parse_captions(text: str, times: TimeFormat) -> GroundedText:
@@ -260,7 +266,7 @@ def _parse_answer(text: str, times: TimeFormat) -> GroundedText:
     if not answer:
         raise TimeParseError(f"no answer followed by 'Evidence:' stands in {quoted(text)}")
     evidence = text[marks[-1].end() :].strip().rstrip(".")
-    spans = [] if evidence.casefold() == _NO_EVIDENCE else times.parse_spans(evidence)
+    spans = [] if _says_nowhere(evidence) else times.parse_spans(evidence)
     return GroundedText(spans=spans, answer=answer)
 
 

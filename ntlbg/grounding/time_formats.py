@@ -5,7 +5,7 @@ that names no span raises `TimeParseError`; nothing is guessed, and never is the
 
 | format | a span | error of a time |
 |---|---|---|
-| `NumberFormat` | From Frame 12 to Frame 20 | half the step between numbered frames; none at a numbered frame |
+| `NumberFormat` | From Frame 12 to Frame 20 | half the step between numbered frames, behind the last one all of it |
 | `TokenFormat` | <24><40> | below duration / M (the floor rule of Grounded-VideoLLM, arXiv 2410.03290; M = 300) |
 | `TextFormat` | 12.0 - 20.0 seconds | below duration / M, by enough decimals |
 """
@@ -29,12 +29,14 @@ GROUNDING_TOKEN = "<timestamp_grounding>"
 
 # No digit, and no decimals, may go on where a whole number ends.
 _END = r"(?!\d|[.,]\d)"
+# Nor does a number begin behind a digit or a minus, or as the end of another span ("10 - 20 - 30 seconds").
+_START = r"(?<![\d.,:–-])(?<!\d\s[–-]\s)(?<!\d[–-]\s)(?<!\d\sto\s)"
 _FRAMES = re.compile(
     rf"\bfrom\s+(?:frames?\s+)?(\d{{1,9}}){_END}\s*(?:to|-|–)\s*(?:frames?\s+)?(\d{{1,9}}){_END}", re.IGNORECASE
 )
 _TOKENS = re.compile(r"<(\d{1,9})>")
 _SECONDS = re.compile(
-    rf"(?<![\d.,:])(\d{{1,9}}(?:\.\d{{1,9}})?)\s*(?:s|sec|seconds)?\s*(?:-|–|to)\s*(\d{{1,9}}(?:\.\d{{1,9}})?){_END}"
+    rf"{_START}(\d{{1,9}}(?:\.\d{{1,9}})?)\s*(?:s|sec|seconds)?\s*(?:-|–|to)\s*(\d{{1,9}}(?:\.\d{{1,9}})?){_END}"
     r"\s*(?:s|sec|seconds)\b",
     re.IGNORECASE,
 )
@@ -68,6 +70,11 @@ class TimeFormat(ABC):
         Raises:
             TimeParseError: it is not exactly one time of the video.
         """
+
+    def mark(self, start: float, end: float) -> float:
+        """The second by which a clip is named: its middle, or what this format can write next to it, within the clip
+        if the format can write any time of it."""
+        return self._checked((start + end) / 2)
 
     @abstractmethod
     def encode_span(self, start: float, end: float) -> str:
@@ -177,6 +184,10 @@ class NumberFormat(TimeFormat):
         distances = np.abs(self.seconds[:: self.step] - self._checked(second))
         return str(int(distances.argmin()) * self.step)
 
+    def mark(self, start: float, end: float) -> float:
+        # Of two candidates at the same distance the earlier: the later one begins the next clip.
+        return self.decode(self.encode(max(super().mark(start, end) - 1e-6, 0.0)))
+
     def decode(self, text: str) -> float:
         """The time of a candidate; also of one between numbered frames, where a model may place what it sees."""
         number = _whole(text)
@@ -212,6 +223,11 @@ class TokenFormat(TimeFormat):
         """`<k>`, k = floor(t / duration * bins)."""
         # The last digits of a product must not carry a border, which decodes to itself, into the bin below.
         return f"<{math.floor(self._checked(second) / self.duration * self.bins + 1e-9)}>"
+
+    def mark(self, start: float, end: float) -> float:
+        # The floor rule would carry the middle of a clip shorter than two bins into the clip before it.
+        share = super().mark(start, end) / self.duration
+        return self.duration * (math.ceil(share * self.bins - 0.5 - 1e-9) / self.bins)
 
     def decode(self, text: str) -> float:
         found = re.fullmatch(r"<(\d{1,9})>", text.strip(" "))
@@ -274,7 +290,7 @@ class TextFormat(TimeFormat):
         return f"{', '.join(times)} seconds"
 
     def _listed(self, text: str) -> list[str]:
-        return re.findall(rf"(?<![\d.,:])\d{{1,9}}(?:\.\d{{1,9}})?{_END}", text)
+        return re.findall(rf"(?<![\d.,:–-])\d{{1,9}}(?:\.\d{{1,9}})?{_END}", text)
 
 
 def parse_highlights(text: str, times: TimeFormat) -> list[tuple[float, float]]:
