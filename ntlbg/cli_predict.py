@@ -76,7 +76,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     asked.add_argument(
         "--number-frames",
         action=argparse.BooleanOptionalAction,
-        help="draw numbers on the frames of an NTLBG model (default: with the time format numbers)",
+        help="draw numbers on an NTLBG model's frames (default: with the format numbers; without one as it was saved)",
     )
     asked.add_argument("--encoder", metavar="NAME|DIR", help="dual encoder that judges frames")
     add_selector_option(asked)
@@ -225,8 +225,10 @@ def _finder(args: argparse.Namespace) -> Callable[[Any, dict, str], Found]:
             )
 
         return by_numbers
-    drawn = args.time_format == "numbers" if args.number_frames is None else args.number_frames
-    answerer.processor.video_processor.number_frames = drawn
+    if args.number_frames is not None:
+        answerer.processor.video_processor.number_frames = args.number_frames
+    elif args.time_format is not None:
+        answerer.processor.video_processor.number_frames = args.time_format == "numbers"
     opened = _Last(answerer.open)
     if args.time_format is None:
 

@@ -1,5 +1,6 @@
 """`ntlbg predict`: every row gets one line, what cannot be read is null and counted, and the scores are the file's."""
 
+import argparse
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from qa_parts import row, tiny_processor, write_rows
 from test_cli import assert_one_sentence, encoder, models, run  # noqa: F401 (fixtures)
 from tiny_models import tiny_model
 
+from ntlbg import cli_predict
 from ntlbg.evaluation.grounding_predictions import caption_scores, prediction_of, score_predictions
 from ntlbg.evaluation.predictions import read_predictions
 from ntlbg.evaluation.span_scores import check_span
@@ -18,6 +20,7 @@ from ntlbg.grounding.spans import Span
 from ntlbg.grounding.tasks import GroundedText
 from ntlbg.grounding.time_tokens import add_time_tokens
 from ntlbg.modeling_ntlbg.selection_ntlbg import Selection
+from ntlbg.selection import answering
 
 
 TINY = Path(__file__).parents[1] / "checkpoints" / "ntlbg-tiny"
@@ -98,6 +101,25 @@ def test_a_trained_checkpoint_predicts_by_its_relevance(capsys, rows, tmp_path):
     )
     assert code == 1
     assert json.loads(said)["moment"]["answered"] == 5
+
+
+def test_a_checkpoint_that_draws_numbers_does_so_unless_a_format_or_the_flag_says_otherwise(checkpoint, monkeypatch):
+    real, loaded = answering.load_answerer, []
+
+    def load(*args, **kwargs):
+        loaded.append(real(*args, **kwargs))
+        loaded[-1].processor.video_processor.number_frames = True
+        return loaded[-1]
+
+    monkeypatch.setattr(answering, "load_answerer", load)
+    commands = argparse.ArgumentParser().add_subparsers()
+    cli_predict.add_command(commands)
+    told = {(): True, ("--time-format", "text"): False, ("--time-format", "numbers"): True}
+    for flags, drawn in {**told, ("--no-number-frames",): False}.items():
+        cli_predict._finder(
+            commands.choices["predict"].parse_args(["r.jsonl", "--model", checkpoint, "--out", "o", *flags])
+        )
+        assert loaded[-1].processor.video_processor.number_frames is drawn
 
 
 def test_pictures_with_numbers_are_read_by_any_model(capsys, rows, models, encoder, tmp_path):  # noqa: F811
