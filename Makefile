@@ -6,6 +6,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 EVAL   ?= build/eval-env
 BROWSERS := chromium chromium-browser google-chrome google-chrome-stable chrome
+JOBS   ?= 2
 AV     ?= 15 16 17.0 17 18
 CODE   := configuration modeling_ntlbg processors ntlbg tests train.py app.py
 
@@ -34,8 +35,8 @@ app: $(STAMP)           ## the demo page on ntlbg-tiny, with two sample videos r
 	$(BIN)/python -m pip install --quiet --editable '.[app]'
 	OMP_NUM_THREADS=1 $(BIN)/python app.py --max-new-tokens 8
 
-test: $(STAMP)          ## the whole test suite
-	$(BIN)/python -m pytest -q
+test: $(STAMP)          ## the whole test suite, in two processes (JOBS=n for another number)
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
 $(EVAL)/.installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(EVAL)
