@@ -24,6 +24,15 @@ MODEL_AUTO_MAP = {
 VIDEO_PROCESSOR_AUTO_MAP = {"AutoVideoProcessor": "video_processing_ntlbg.NTLBGVideoProcessor"}
 PROCESSOR_AUTO_MAP = {"AutoProcessor": "processing_ntlbg.NTLBGProcessor", **VIDEO_PROCESSOR_AUTO_MAP}
 
+# The files that transformers asks for by themselves.
+_ENTRIES = {place.split(".")[0] for place in (*MODEL_AUTO_MAP.values(), *PROCESSOR_AUTO_MAP.values())}
+# Of a local folder transformers 4 copies only what the file it asks for names itself; without the rest it would speak
+# of a missing file, and not say that it is too old.
+_NEVER_RUN = """
+
+# All that this file needs, for transformers 4, which reads no further than here; never run.
+if False:
+"""
 _TRAVELLING = re.compile(r"^ntlbg\.(configuration|modeling_ntlbg|processors)\.(\w+)$")
 
 
@@ -57,6 +66,16 @@ def _flatten(source: str) -> tuple[str, set[str]]:
     return "".join(lines), needed
 
 
+def _all_needed(name: str, needs: dict[str, set[str]]) -> list[str]:
+    """The files that `name` needs, and those that they need, without itself; sorted."""
+    found, pending = set(), [name]
+    while pending:
+        new = needs[pending.pop()] - found
+        found |= new
+        pending.extend(new)
+    return sorted(found - {name})
+
+
 def save_remote_code(cls: type, save_directory) -> list[str]:
     r"""
     Write the modules reachable from `cls` flat into a folder.
@@ -69,18 +88,20 @@ def save_remote_code(cls: type, save_directory) -> list[str]:
         `list[str]`: names of the files written, sorted.
     """
     folder = Path(save_directory)
-    pending, written = [cls.__module__], {}
+    pending, written, needs = [cls.__module__], {}, {}
     while pending:
         module = pending.pop()
-        name = module.rsplit(".", 1)[-1] + ".py"
+        name = module.rsplit(".", 1)[-1]
         if name in written:
             continue
-        source, needed = _flatten(inspect.getsource(sys.modules[module]))
-        written[name] = source
+        written[name], needed = _flatten(inspect.getsource(sys.modules[module]))
+        needs[name] = {one.rsplit(".", 1)[-1] for one in needed}
         pending.extend(needed)
     for name, source in written.items():
-        (folder / name).write_text(source, encoding="utf-8")
-    return sorted(written)
+        if name in _ENTRIES:
+            source += _NEVER_RUN + "".join(f"    from .{one} import __name__\n" for one in _all_needed(name, needs))
+        (folder / f"{name}.py").write_text(source, encoding="utf-8")
+    return sorted(f"{name}.py" for name in written)
 
 
 __all__ = [

@@ -231,6 +231,16 @@ def check_quantised(family: Family, config, kind: type, tmp_path):
         assert torch.equal(again(**inputs, num_representatives=3).logits, expected)
     # A selector-only checkpoint leaves it to who loads it.
     made.save_pretrained(tmp_path / "selector", selector_only=True)
+    # The base is the model's own after a whole checkpoint; what is not quantised is compared all the same.
+    base = str(tmp_path / "base")
+    loaded.save_pretrained(tmp_path / "loaded", selector_only=True, base_name_or_path=base)
+    for model in (made, loaded):
+        weight = model.vlm.get_input_embeddings().weight
+        before = weight[0, 0].clone()
+        weight[0, 0] += 1.0
+        with pytest.raises(ValueError, match=r"of the base's \d+ weights differ from those of"):
+            model.save_pretrained(tmp_path / "lost", selector_only=True, base_name_or_path=base)
+        weight[0, 0] = before
     for chosen in ({}, {"quantization_config": config}):
         again = NTLBGForConditionalGeneration.from_pretrained(tmp_path / "selector", **chosen).eval()
         assert quantised_linears(again, kind) == (quantised_linears(made, kind) if chosen else [])

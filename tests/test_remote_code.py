@@ -6,6 +6,7 @@ from family_parts import ALL_FAMILIES
 from strangers import in_a_strangers_process, write_clip
 from tiny_models import tiny_model
 from tiny_parts import moving_square, tiny_base_processor
+from transformers.dynamic_module_utils import get_relative_import_files, get_relative_imports
 
 from ntlbg.processors.processing_ntlbg import NTLBGProcessor
 
@@ -60,3 +61,15 @@ def test_only_the_code_a_checkpoint_needs_travels(tmp_path):
         for line in path.read_text().splitlines()
         if line.startswith(("from ", "import "))
     )
+
+
+def test_each_file_that_is_asked_for_names_all_that_it_needs(tmp_path):
+    """Older releases copy of a local folder no more than that, and could not even say that they are too old."""
+    processor = NTLBGProcessor.from_base(tiny_base_processor("qwen2_vl"))
+    tiny_model("qwen2_vl", processor.tokenizer).save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    for entry in ("configuration", "modeling", "processing", "video_processing"):
+        file = tmp_path / f"{entry}_ntlbg.py"
+        direct = {str(tmp_path / f"{name}.py") for name in get_relative_imports(file)}
+        assert direct == set(get_relative_import_files(file)) - {str(file)}
+        assert "requirements_ntlbg" in get_relative_imports(file)

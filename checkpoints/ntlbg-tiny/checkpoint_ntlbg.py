@@ -86,8 +86,8 @@ class CheckpointMixin:
         Args:
             selector_only (`bool`, *optional*, defaults to `False`): leave out the weights of the base, and those of a
                 scorer and a temporal encoder whose names are known. They are fetched and compared first, which takes
-                their size in memory: weights that were trained are never left out. (Quantized weights cannot be
-                compared.)
+                their size in memory: weights that were trained are never left out. (Those of quantised
+                layers cannot be compared, nor trained.)
             base_name_or_path (`str`, *optional*): where the base is fetched from when such a checkpoint is loaded: a
                 Hub name, `name@revision`, or a folder; by default where it came from. The commit is noted.
             kwargs: as [`~transformers.PreTrainedModel.save_pretrained`] takes them.
@@ -104,7 +104,10 @@ class CheckpointMixin:
                 if place is None:
                     continue
                 left_out = {key: state_dict.pop(key) for key in list(state_dict) if key.startswith(f"{part}.")}
-                _check_unchanged(part, getattr(self, part), left_out, place)
+                module = getattr(self, part)
+                # Of a whole checkpoint that is loaded quantised it is the model's, not the part's.
+                quantised = any(getattr(one, "is_quantized", False) for one in (self, module))
+                _check_unchanged(part, module, left_out, place, quantised)
                 named[about.place] = _pinned(place)
         if not is_remote_code(type(self)):
             self.config.auto_map = dict(MODEL_AUTO_MAP)
@@ -304,23 +307,41 @@ def _shapes(auto_class, config) -> dict[str, tuple[int, ...]]:
     return {key: tuple(value.shape) for key, value in model.state_dict().items()}
 
 
-def _check_unchanged(part: str, module, weights: dict, place: str) -> None:
-    """Weights are left out of a checkpoint only where they stand elsewhere to the bit."""
-    what = _FETCHED[part].what
-    if getattr(module, "is_quantized", False):
-        return
+def _check_unchanged(part: str, module, weights: dict, place: str, quantised: bool) -> None:
+    """Weights are left out of a checkpoint only where they stand elsewhere to the bit. Of quantised layers, which
+    cannot be trained, only biases are compared."""
+    what, start = _FETCHED[part].what, len(part) + 1
     origin = _fetch(_FETCHED[part], module.config, place, {"dtype": "auto"}).state_dict()
-    changed = [
+    layers = _quantised_layers(_FETCHED[part].auto_class, module) if quantised else ()
+    compared = [
         key
-        for key, value in weights.items()
-        if not torch.equal(value.detach().cpu(), origin[key.removeprefix(f"{part}.")].to(value.dtype))
+        for key in weights
+        if key.endswith(".bias") or not key.startswith(tuple(f"{part}.{name}." for name in layers))
     ]
+    changed = [key for key in compared if not _same(weights[key], origin.get(key[start:]))]
     if changed:
         raise ValueError(
-            f"{len(changed)} of the {what}'s {len(weights)} weights differ from those of {place!r}, such as "
+            f"{len(changed)} of the {what}'s {len(compared)} weights differ from those of {place!r}, such as "
             f"{changed[0]!r}, so a selector-only checkpoint would lose them; save the whole model, or name the {what} "
             "they came from."
         )
+
+
+def _same(value: torch.Tensor, other: torch.Tensor | None) -> bool:
+    return other is not None and torch.equal(value.detach().cpu(), other.cpu().to(value.dtype))
+
+
+def _quantised_layers(auto_class, module) -> list[str]:
+    """Names of the layers that a quantiser has put in the place of others, or of other classes."""
+    config = copy.deepcopy(module.config)
+    config.__dict__.pop("quantization_config", None)
+    with torch.device("meta"):
+        plain = {name: type(layer) for name, layer in auto_class.from_config(config).named_modules()}
+    return [
+        name
+        for name, layer in module.named_modules()
+        if type(layer) is not plain.get(name) and next(layer.children(), None) is None
+    ]
 
 
 def _not_added(missing, said: dict, config) -> set[str]:
