@@ -47,8 +47,19 @@ def test_scores_differences_and_intervals_are_those_of_the_rows(tmp_path):
     result |= told | {"commits": {"trained": ["a"], "asked": "b"}}
     page = to_markdown(result, "grounding")
     page = page.replace("wanted ", "of ")
+    above = {"mean": 0.2, "low": 0.1, "high": 0.3}
+    better = result | {
+        "drawn_less_none": {
+            **result["drawn_less_none"],
+            "": {"miou": above, "r1@0.5": {"mean": 0.0, "low": -0.1, "high": 0.1}},
+        }
+    }
     assert "span head, frames by ntlbg: miou 1.000 (of 0.6), r1@0.5 1.000 (of 0.7), hit1 1.000 (of 0.8): yes." in page
     assert "span head, frames by uniform: miou 0.500 (of 0.6), r1@0.5 1.000 (of 0.7), hit1 0.000 (of 0.8): no." in page
+    assert "the trained model is better in mIoU and neither better nor worse in R1@.5" in to_markdown(better, "x")
+    assert "the trained model is neither better nor worse in mIoU" in page
+    assert "at least 50.0 % name no span" in page
+    assert "Tried before." in to_markdown(result | {"notes": ["Tried before."]}, "x")
     draw(result, tmp_path / "grounding.png")
     assert (tmp_path / "grounding.png").stat().st_size > 10_000
 
