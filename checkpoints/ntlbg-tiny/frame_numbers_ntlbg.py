@@ -1,8 +1,9 @@
 """Numbers drawn on frames, so that a model that can read can say when something happens.
 
-Colour, relative size and position are those of NumPro (arXiv 2411.10332): red, 40 of 336 pixels, bottom right. Two
-departures: the size follows the frame instead of a fixed 336 x 336, and a thin rim in the opposite brightness keeps
-a red number readable on red.
+Colour, relative size and position are those of NumPro (arXiv 2411.10332): red, 40 of 336 pixels, bottom right. Four
+departures: the size follows the frame instead of a fixed 336 x 336; a thin rim in the opposite brightness keeps a red
+number readable on red; the font is Pillow's own, not DejaVu Sans Bold; and the ink itself is put to the border, where
+NumPro lifts a number by a third of its height to make up for the room that its font leaves above digits.
 
 Shapes: N frames of H x W pixels.
 """
