@@ -174,6 +174,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         choice = {"message": {"content": None, "reasoning_content": "Hm."}, "finish_reason": "length"}
         self._send(200, json.dumps({"choices": [choice]}).encode())
 
+    def _empty(self):
+        choice = {"message": {"content": " \n"}, "finish_reason": "length"}
+        self._send(200, json.dumps({"choices": [choice]}).encode())
+
     def _crashes(self):
         self._send(500, b"Internal Server Error")
 
@@ -227,6 +231,7 @@ def ask(capsys, clip, server, path, *options):  # noqa: F811
         ("list", ("no chat completion", "/v1")),
         ("error", ("no chat completion (no pictures, please)",)),
         ("reasons", ("ended without an answer", "'length'", "--max-new-tokens")),
+        ("empty", ("ended without an answer", "'length'", "--max-new-tokens")),
         ("crashes", ("HTTP 500 Internal Server Error)", "--server-model")),
         ("unknown", ("HTTP 404 Not Found: The model `m` does not exist)", "--server-model")),
         ("invalid", ("HTTP 422", "At most 4 images are allowed", "-k")),
@@ -283,6 +288,11 @@ def test_each_frame_is_sent_after_its_time_with_the_key_of_the_environment_only(
         (["--server", "http://host:99999/v1", "--server-model", "m"], "http://127.0.0.1:8000/v1"),
         (["--server", "http://ho st/v1", "--server-model", "m"], "http://127.0.0.1:8000/v1"),
         (["--server", "http://u:secret@host/v1", "--server-model", "m"], "--server-key-env"),
+        (["--server", "http://u:secret@host:99999/v1", "--server-model", "m"], "--server-key-env"),
+        (["--server", "http://u:secret@[host/v1", "--server-model", "m"], "--server-key-env"),
+        (["--server", "http://u:secret@ho st/v1", "--server-model", "m"], "--server-key-env"),
+        (["--server", "http://u:1/secret@host/v1", "--server-model", "m"], "--server-key-env"),
+        (["--server", "ftp://host/v1?key=secret", "--server-model", "m"], "--server-key-env"),
         (["--server", "http://host/v1", "--server-model", " "], "no name"),
         (["--server", "http://host/v1", "--server-model", "m", "--server-key-env", "NO_SUCH"], "NO_SUCH"),
         (["--server", "http://host/v1", "--server-model", "m", "--max-visual-tokens", "9"], "-k"),

@@ -55,6 +55,12 @@ class ChatServer:
     timeout: float = 600.0
 
     def __post_init__(self):
+        if any(character in self.url for character in "@?#"):
+            # Before anything else is said of it, and never shown: what stands there is often a secret.
+            raise ServerError(
+                "the server's address holds a user, a query or a fragment (an @, ? or #); give it without, and a key "
+                "by --server-key-env"
+            )
         try:
             parts = urlsplit(self.url)
             usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -63,12 +69,6 @@ class ChatServer:
         if not usable or not self.url.isprintable() or not self.url.isascii() or " " in self.url:
             raise ServerError(
                 f"the server's address {self.url!r} is none; give one such as http://127.0.0.1:8000/v1 with --server"
-            )
-        if parts.username is not None or parts.query or parts.fragment:
-            # Not shown: what stands there is often a secret.
-            raise ServerError(
-                f"the server's address on {parts.hostname!r} holds a user, a query or a fragment; give it without, "
-                "and a key by --server-key-env"
             )
         if not self.model.strip():
             raise ServerError("the server's model has no name; give the one the server knows with --server-model")
@@ -116,7 +116,7 @@ class ChatServer:
                 f"the server {self.url} answered with no chat completion ({_told(body)}); is it the address of a chat "
                 "server, such as http://127.0.0.1:8000/v1?"
             ) from error
-        if not isinstance(text, str):
+        if not isinstance(text, str) or (reason == "length" and not text.strip()):
             raise ServerError(
                 f"the model {self.model!r} on {self.url} ended without an answer (finish_reason {reason!r}); raise "
                 "--max-new-tokens: a model that reasons first may need a thousand"
