@@ -1,15 +1,29 @@
 """The page's model lives in a process that can be ended: nothing it does can hang or crash the page."""
 
+import contextlib
+import multiprocessing
 import os
 import re
 import signal
+import socket
 from dataclasses import replace
 
 import pytest
+import torch
 from tiny_encoders import scenes, write_video
 
 from ntlbg.app.answer_view import view_of
-from ntlbg.app.model_worker import AnswerView, Cancelled, Job, ModelSettings, ModelWorker, Stage, WorkerError
+from ntlbg.app.model_worker import (
+    AnswerView,
+    Cancelled,
+    Job,
+    ModelSettings,
+    ModelWorker,
+    Stage,
+    WorkerError,
+    _Refused,
+    _serve,
+)
 from ntlbg.cli import main
 from ntlbg.report.html_report import VideoFacts
 from ntlbg.selection.answering import load_answerer
@@ -113,6 +127,18 @@ def test_runs_wait_in_line_and_may_leave_it(worker, clip):
     assert worker._process.pid == pid
 
 
+def test_a_cancel_after_the_answer_leaves_the_process_to_the_next_one(worker, clip):
+    job = Job(clip, QUESTION, 2, "ntlbg")
+    run, pid = worker.run(job, "me"), worker._process.pid
+    while not isinstance(next(run), AnswerView):
+        pass
+    # The answer is out, and whoever asked still stands in the line.
+    assert worker.cancel("me")
+    run.close()
+    last(worker.run(job, "you"))
+    assert worker._process.pid == pid
+
+
 def test_a_run_that_nobody_waits_for_ends_with_its_iterator(worker, clip):
     pid = worker._process.pid
     os.kill(pid, signal.SIGSTOP)
@@ -151,3 +177,63 @@ def test_a_model_that_cannot_be_loaded_is_told_as_the_command_tells_it(monkeypat
     with pytest.raises(WorkerError, match="'/no/such/model' cannot be loaded"):
         worker.wait()
     worker.close()
+
+
+def test_a_device_that_is_not_there_is_told_as_the_command_tells_it(capsys):
+    worker = ModelWorker(replace(SETTINGS, device="cuda:99"))
+    with pytest.raises(WorkerError) as refused:
+        worker.wait()
+    worker.close()
+    assert main(["ask", "no.mp4", QUESTION, "--model", str(TINY), "--device", "cuda:99"]) == 2
+    assert capsys.readouterr().err == f"ntlbg: error: {refused.value}\n"
+
+
+def test_a_process_that_dies_while_it_loads_is_told_so():
+    worker = ModelWorker(SETTINGS)
+    worker._process.kill()
+    with pytest.raises(WorkerError, match=r"while it loaded .* \(exit code -9\)"):
+        worker.wait()
+    worker.close()
+
+
+def sent(monkeypatch, load, *jobs) -> list:
+    """What the process answers when `load` stands for `load_answerer`: no machine of the tests runs out of memory."""
+    monkeypatch.setattr("ntlbg.selection.answering.load_answerer", load)
+    ours, theirs = multiprocessing.Pipe()
+    for job in jobs:
+        ours.send(job)
+    with socket.socket(fileno=os.dup(ours.fileno())) as half:
+        half.shutdown(socket.SHUT_WR)
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        _serve(theirs, SETTINGS)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    theirs.close()
+    messages = []
+    with contextlib.suppress(EOFError):
+        while True:
+            messages.append(ours.recv())
+    return messages
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("No kernel. More."), ImportError("No kernel"), MemoryError("No kernel")]
+)
+def test_a_model_that_the_libraries_cannot_load_is_one_sentence(monkeypatch, error):
+    def load(*_, **__):
+        raise error
+
+    (message,) = sent(monkeypatch, load)
+    assert message.sentence.startswith(f"the model '{TINY}' cannot be loaded (No kernel); ")
+
+
+def test_memory_that_runs_out_is_one_sentence_and_the_process_stays(monkeypatch, clip):
+    class Full:
+        def open(self, video):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. " * 9)
+
+    job = Job(clip, QUESTION, 2, "ntlbg")
+    messages = sent(monkeypatch, lambda *_, **__: Full(), job, job)
+    refused = [message.sentence for message in messages if isinstance(message, _Refused)]
+    assert refused == ["memory ran out; ask with fewer moments, or about a shorter video"] * 2

@@ -12,15 +12,16 @@ import copy
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ntlbg.cli_common import quiet_libraries, refusal
+from ntlbg.cli_common import check_device, quiet_libraries, refusal
 from ntlbg.cli_source import check_opens, check_video
-from ntlbg.errors import InputError
+from ntlbg.errors import InputError, first_sentence
 
 
 if TYPE_CHECKING:
@@ -91,9 +92,10 @@ class _Refused:
 
 @dataclass(eq=False)
 class _Run:
-    """A place in the line."""
+    """A place in the line; `at_work` while the process is its own."""
 
     owner: str
+    at_work: bool = False
     cancelled: bool = False
 
 
@@ -107,6 +109,8 @@ class ModelWorker:
     def __init__(self, settings: ModelSettings):
         self.settings = settings
         self._line: deque[_Run] = deque()
+        # Over the line and over whose the process is: a cancel must not end the work of the next one.
+        self._lock = threading.Lock()
         self._start()
 
     def wait(self) -> tuple[str, ...]:
@@ -130,15 +134,12 @@ class ModelWorker:
             Cancelled: by its owner.
         """
         run = _Run(owner)
-        self._line.append(run)
-        finished = True
+        with self._lock:
+            self._line.append(run)
         try:
-            while before := self._line.index(run):
-                if run.cancelled:
-                    raise Cancelled
+            while before := self._before(run):
                 yield Stage(f"waiting for {before} before you")
                 time.sleep(_BEAT)
-            finished = False
             if not self._process.is_alive():
                 # It died while nobody asked anything; whoever asks now has nothing to do with it.
                 self.close()
@@ -167,26 +168,31 @@ class ModelWorker:
                 if isinstance(message, Stage):
                     yield (stage := message)
                     continue
-                finished = True
+                with self._lock:
+                    if run.cancelled:
+                        raise Cancelled
+                    run.at_work = False
                 if isinstance(message, _Refused):
                     raise WorkerError(message.sentence)
                 yield message
                 return
         finally:
             # Before the next in line has its turn.
-            if not finished:
-                self.close()
-                self._start()
-            self._line.remove(run)
+            with self._lock:
+                if run.at_work:
+                    self.close()
+                    self._start()
+                self._line.remove(run)
 
     def cancel(self, owner: str) -> bool:
         """End the runs of `owner`; whether there were any."""
-        runs = [run for run in list(self._line) if run.owner == owner]
-        for run in runs:
-            run.cancelled = True
-            if run is self._line[0]:
-                # Not a polite request: a decoder that hangs would not hear it.
-                self._process.kill()
+        with self._lock:
+            runs = [run for run in self._line if run.owner == owner]
+            for run in runs:
+                run.cancelled = True
+                if run.at_work:
+                    # Not a polite request: a decoder that hangs would not hear it.
+                    self._process.kill()
         return bool(runs)
 
     def close(self) -> None:
@@ -194,6 +200,15 @@ class ModelWorker:
         self._process.kill()
         self._process.join()
         self._connection.close()
+
+    def _before(self, run: _Run) -> int:
+        """How many stand before it in the line; with none, the process is its own from now on."""
+        with self._lock:
+            if run.cancelled:
+                raise Cancelled
+            before = self._line.index(run)
+            run.at_work = before == 0
+        return before
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
@@ -211,6 +226,11 @@ class ModelWorker:
                 raise Cancelled from error
             self._process.join()
             code = self._process.exitcode
+            if not self._loaded:
+                raise WorkerError(
+                    f"the model's process ended by itself while it loaded {self.settings.model!r} (exit code {code}); "
+                    "see what it printed; often memory ran out, and a smaller model fits"
+                ) from error
             raise WorkerError(
                 f"the model's process ended by itself (exit code {code}); the file may have crashed the decoder, or "
                 "memory ran out: try again, or another video"
@@ -226,6 +246,8 @@ def _serve(connection: Connection, settings: ModelSettings) -> None:
     """The process's own main function; ends when the page does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     quiet_libraries()
+    import torch
+
     from ntlbg.app.answer_view import view_of
     from ntlbg.processors.video_source_ntlbg import VideoLimits
     from ntlbg.report.html_report import VideoFacts
@@ -234,6 +256,7 @@ def _serve(connection: Connection, settings: ModelSettings) -> None:
 
     limits = VideoLimits()
     try:
+        check_device(settings.device)
         answerer = load_answerer(
             settings.model,
             encoder=settings.encoder,
@@ -244,6 +267,11 @@ def _serve(connection: Connection, settings: ModelSettings) -> None:
         )
     except (ValueError, OSError) as error:
         connection.send(_Refused(refusal(error)))
+        return
+    except (RuntimeError, ImportError, MemoryError) as error:
+        # What torch says of a device or of memory, and a library that is missing or broken.
+        told = first_sentence(error) or type(error).__name__
+        connection.send(_Refused(f"the model {settings.model!r} cannot be loaded ({told}); see --device and --model"))
         return
     connection.send(_Loaded(SELECTORS))
     opened: dict[tuple, object] = {}
@@ -268,6 +296,10 @@ def _serve(connection: Connection, settings: ModelSettings) -> None:
             chooser.selector = check_selector(job.selector)
             answer = replace(opened[known], answerer=chooser).ask(job.question, job.k)
             connection.send(view_of(answer, VideoFacts.of(opened[known].candidates), looked))
+        except (torch.OutOfMemoryError, MemoryError):
+            # What is kept of videos may be in the way of the next run.
+            opened.clear()
+            connection.send(_Refused("memory ran out; ask with fewer moments, or about a shorter video"))
         except (ValueError, OSError) as error:
             connection.send(_Refused(refusal(error)))
 
