@@ -62,7 +62,7 @@ test-av: $(STAMP)       ## decoding with every PyAV that is supported, each besi
 fuzz-decode: $(STAMP)   ## 2,000 mutated files through probe and select (a few minutes)
 	$(BIN)/python tests/fuzz_decode.py --files 2000 --out docs/benchmarks/decode_fuzz
 
-test-lowest:            ## each dependency at the lower bound of setup.cfg, in an environment of its own (gigabytes, minutes)
+test-lowest:            ## dependencies at the lower bounds of setup.cfg (most: see tests/lowest.py), in an environment of its own (gigabytes, minutes)
 	$(PYTHON) -m venv build/lowest
 	$(PYTHON) tests/lowest.py > build/lowest.txt
 	build/lowest/bin/python -m pip install --quiet --requirement build/lowest.txt

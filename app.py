@@ -1,4 +1,4 @@
-"""The demo page, also as a Gradio Space: `python app.py`, or `make app`. Everything is in ntlbg/app."""
+"""The demo page: `python app.py`, or `make app`. Everything is in ntlbg/app."""
 
 import sys
 
