@@ -69,6 +69,10 @@ def build_page(worker: ModelWorker, selectors: Sequence[str], samples: list[Samp
             yield '<p class="hint" role="status">Cancelled.</p>', "", "", *idle
         except WorkerError as error:
             yield _trouble(one_line(error)), "", "", *idle
+        except Exception:
+            # Ours to mend, so Gradio shows it and the log has it; but whoever asked may ask again.
+            yield _trouble("something went wrong here; the log of the page tells what"), "", "", *idle
+            raise
         finally:
             run.close()
 
