@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
         "summary.json (default: the checkpoint's own card, if it has one)",
     )
     parser.add_argument("--license", metavar="ID", help="of the weights, as the Hub abbreviates it; for the card")
-    parser.add_argument("--push-to", metavar="NAME", help="also push the folder to this repository on the Hub")
+    parser.add_argument("--push-to", metavar="OWNER/NAME", help="also push the folder to this repository on the Hub")
     parser.add_argument("--private", action="store_true", help="make that repository private, where it is new")
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
     parser.set_defaults(run=run)
@@ -120,11 +121,14 @@ def _check(args: argparse.Namespace) -> None:
     if args.base is not None and not args.selector_only:
         raise UsageError("--base names what --selector-only leaves out; give both, or neither")
     if args.private and args.push_to is None:
-        raise UsageError("--private needs --push-to NAME")
+        raise UsageError("--private needs --push-to OWNER/NAME")
+    # The card names it, before the Hub could add an owner.
+    if args.push_to is not None and re.fullmatch(r"[^/\s]+/[^/\s]+", args.push_to) is None:
+        raise UsageError(f"--push-to {args.push_to!r} is no name of a repository; give OWNER/NAME")
 
 
 def _card(args: argparse.Namespace, model, measured) -> str:
-    """The checkpoint's own card where it has one and nothing else was measured; else a new one."""
+    """The checkpoint's own card under its new name, where it has one and nothing else was measured; else a new one."""
     from huggingface_hub import ModelCard
     from transformers.utils.hub import cached_file
 
@@ -132,7 +136,7 @@ def _card(args: argparse.Namespace, model, measured) -> str:
     from ntlbg.training.run_card import WHAT
 
     base = str(args.base or model.config.base_config.name_or_path or "").partition("@")[0]
-    title = args.push_to or Path(args.out).name
+    title = args.push_to or Path(args.out).resolve().name
     found = cached_file(args.checkpoint, CARD_NAME, _raise_exceptions_for_missing_entries=False)
     old = None if found is None else ModelCard.load(found, ignore_metadata_errors=True)
     relation = "adapter" if args.selector_only else "finetune"
@@ -140,6 +144,9 @@ def _card(args: argparse.Namespace, model, measured) -> str:
         if is_hub_name(base):
             old.data.base_model, old.data.base_model_relation = base, relation
         old.data.license = args.license or old.data.license
+        if old.data.eval_results:
+            old.data.model_name = title
+        old.text = _renamed(old.text, title)
         return str(old)
     return str(
         model_card(
@@ -152,3 +159,9 @@ def _card(args: argparse.Namespace, model, measured) -> str:
             licence=args.license or (None if old is None else old.data.license),
         )
     )
+
+
+def _renamed(text: str, title: str) -> str:
+    """A card's text with its title, and the place that its example loads from, replaced."""
+    text = re.sub(r"\A\s*# .*", lambda _: f"\n# {title}", text)
+    return re.sub(r'(?<=from_pretrained\(")[^"\n]*(?=", trust_remote_code)', lambda _: title, text)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from ntlbg.errors import InputError, first_sentence
 
@@ -111,8 +112,13 @@ def model_card(
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether this is a name on the Hub, and no folder or file."""
-    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not Path(name).exists()
+    """Whether this may be a name on the Hub: OWNER/NAME, and no folder or file; not one that is gone either, of which
+    the folder around it is left."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return name.count("/") == 1 and not Path(name).parent.exists()
 
 
 def read_figures(path: str | Path) -> Measured:
@@ -120,18 +126,24 @@ def read_figures(path: str | Path) -> Measured:
     Figures of a file: JSON of `ntlbg.evaluation.world_benchmark`, or the `summary.json` of a run.
 
     Raises:
-        InputError: it cannot be read, or is neither.
+        InputError: it cannot be read, is neither, or is incomplete.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"the figures {str(path)!r} cannot be read ({first_sentence(error)}); give a JSON file"
         ) from error
-    if isinstance(content, dict) and {"accuracy", "k", "videos", "command"} <= content.keys():
-        return measured_on_world(content)
-    if isinstance(content, dict) and {"stage", "steps", "scores"} <= content.keys():
-        return measured_by_run(content)
+    try:
+        if isinstance(content, dict) and {"accuracy", "k", "videos", "command"} <= content.keys():
+            return measured_on_world(content)
+        if isinstance(content, dict) and {"stage", "steps", "scores"} <= content.keys():
+            return measured_by_run(content)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"the figures {str(path)!r} are incomplete, or not of the types that they should be "
+            f"({type(error).__name__}: {first_sentence(error)}); give the file as it was written"
+        ) from error
     raise InputError(
         f"the figures {str(path)!r} are of no kind that is known; give the JSON of `python -m "
         "ntlbg.evaluation.world_benchmark`, or a run's summary.json"
@@ -160,7 +172,8 @@ def measured_on_world(result: dict) -> Measured:
 
 
 def measured_by_run(summary: dict) -> Measured | None:
-    """The last evaluation of a run of train.py, as a table; None where it had none."""
+    """The last evaluation of a run of train.py, as a table; None where it had none. Its summary does not name the data
+    that a model-index would need."""
     if not summary["scores"]:
         return None
     how = f"By the run itself at its end: stage `{summary['stage']}`, {summary['steps']} optimizer steps."

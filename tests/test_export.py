@@ -17,6 +17,7 @@ from transformers import AutoModelForImageTextToText
 from ntlbg.cli import main
 from ntlbg.configuration.requirements_ntlbg import VERSION, TransformersTooOldError, check_transformers
 from ntlbg.evaluation.world_benchmark import SELECTORS, summarise
+from ntlbg.model_card import is_hub_name
 from ntlbg.modeling_ntlbg.modeling_ntlbg import NTLBGForConditionalGeneration
 from ntlbg.processors.processing_ntlbg import NTLBGProcessor
 from ntlbg.training.arguments import LANGUAGE_MODEL_PROJECTIONS
@@ -331,14 +332,31 @@ def test_export_writes_weights_code_processor_and_card(place, model, processor, 
     # The card goes along where nothing else was measured.
     code, _, _ = exported(capsys, tmp_path / "out", tmp_path / "whole", "--quiet")
     assert code == 0
-    assert "value: 50.0\n" in (tmp_path / "whole" / "README.md").read_text()
+    card = (tmp_path / "whole" / "README.md").read_text()
+    assert "value: 50.0\n" in card
+    # Under its own name.
+    assert "\n# whole\n" in card
+    assert "- name: whole\n" in card
+    assert card.count('from_pretrained("whole", trust_remote_code=True)') == 2
+    assert '"out"' not in card
+    assert "# out" not in card
     assert_same(model, NTLBGForConditionalGeneration.from_pretrained(tmp_path / "whole"))
+
+
+def test_a_card_invents_no_name_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    for name in ("../base", "./base", "runs/base", "base", "a/b/c", "/a", "them/"):
+        assert not is_hub_name(name), name
+    assert is_hub_name("Qwen/Qwen2-VL-7B-Instruct")
 
 
 def test_what_cannot_be_exported_is_one_sentence(place, model, processor, tmp_path, capsys):
     model.save_pretrained(tmp_path / "saved")
     processor.save_pretrained(tmp_path / "saved")
     (tmp_path / "figures.json").write_text("[]")
+    (tmp_path / "broken.json").write_text('{"accuracy": {}, "k": 8, "videos": 4, "command": "x"}')
+    (tmp_path / "text.json").write_text('{"stage": "joint", "steps": 2, "scores": {"loss": "low"}}')
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a").touch()
     saved, out = tmp_path / "saved", tmp_path / "out"
@@ -348,6 +366,9 @@ def test_what_cannot_be_exported_is_one_sentence(place, model, processor, tmp_pa
         ([saved, tmp_path / "full"], "not an empty folder"),
         ([saved, out, "--base", "them/base"], "--selector-only"),
         ([saved, out, "--private"], "--push-to"),
+        ([saved, out, "--push-to", "mine"], "give OWNER/NAME"),
+        ([saved, out, "--figures", tmp_path / "broken.json"], "are incomplete, or not of the types"),
+        ([saved, out, "--figures", tmp_path / "text.json"], "are incomplete, or not of the types"),
         ([saved, out, "--figures", tmp_path / "none.json"], "none.json' cannot be read"),
         ([saved, out, "--figures", tmp_path / "figures.json"], "are of no kind that is known"),
         ([saved, out, "--selector-only", "--base", place / "wide"], "made for another base"),
