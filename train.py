@@ -80,7 +80,8 @@ def train_stage(command: Command, **changes) -> None:
             processing_class=processor,
         )
     trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
+    # A public call would push at once; the push comes last, when all is written.
+    trainer.save_model(_internal_call=True)
     trainer.save_state()
     scores = {} if eval_rows is None else trainer.evaluate()
     trainer.create_model_card(dataset=data_args.dataset)
@@ -88,9 +89,10 @@ def train_stage(command: Command, **changes) -> None:
     if trainer.is_world_process_zero():
         summary = summarize(trainer, prepared, scores)
         print(describe(summary), flush=True)
+        # Before the push: one that fails does not undo the stage.
+        write_summary(summary, args.output_dir)
         if args.push_to_hub:
             print(f"  pushed: {push(trainer)}", flush=True)
-        write_summary(summary, args.output_dir)
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.free_memory()
 

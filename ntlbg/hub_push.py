@@ -64,7 +64,8 @@ def push_folder(
             ignore_patterns=list(ignore_patterns),
             delete_patterns=list(STALE) if kind == "model" else None,
         )
-    except (transport_error, HFValidationError, OSError) as error:
+    # Of a file that is refused while it is uploaded it makes a RuntimeError or a ValueError.
+    except (transport_error, HFValidationError, OSError, RuntimeError, ValueError) as error:
         raise InputError(
             f"{str(folder)!r} was written, but cannot be pushed to {name!r} ({first_sentence(error)}); check the "
             "name, the network, and `hf auth login`"

@@ -54,6 +54,7 @@ class LoopbackHub(ThreadingHTTPServer):
         repos (`dict`): (kind, name) -> [`Repo`].
         blobs (`dict`): object id -> bytes.
         log (`list[str]`): "METHOD path" of every request, in order.
+        refuses (`str`): "batch" or "upload": large files are refused before, or while they are sent.
     """
 
     daemon_threads = True
@@ -64,6 +65,7 @@ class LoopbackHub(ThreadingHTTPServer):
         self.repos: dict[tuple[str, str], Repo] = {}
         self.blobs: dict[str, bytes] = {}
         self.log: list[str] = []
+        self.refuses = ""
         self.lock = threading.Lock()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -201,9 +203,13 @@ class _Handler(BaseHTTPRequestHandler):
             # What is there already has nothing to be done with.
             if entry["oid"] not in self.server.blobs:
                 entry["actions"] = {"upload": {"href": f"{self.server.url}/lfs/{entry['oid']}", "header": {}}}
+            if self.server.refuses == "batch":
+                entry["error"] = {"code": 403, "message": "no room is left"}
         self._json({"transfer": "basic", "objects": objects})
 
     def lfs_put(self, oid):
+        if self.server.refuses == "upload":
+            return self._error(403, "no room is left")
         if hashlib.sha256(self.body).hexdigest() != oid:
             return self._error(422, "the content is not what its hash says")
         self.server.blobs[oid] = self.body

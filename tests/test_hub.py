@@ -186,6 +186,10 @@ def test_an_exported_selector_is_small_and_names_its_base_to_the_commit(hub, pus
     assert "base_model: them/base\n" in card
     assert "base_model_relation: adapter\n" in card
     assert "Nothing has been measured" in card
+    for name in ("me/selector", "me/whole"):
+        card = hub.text(name, "README.md")
+        assert f"# {name}\n" in card
+        assert card.count(f'from_pretrained("{name}", trust_remote_code=True)') == 2
     assert "model-index" not in card
 
 
@@ -234,6 +238,44 @@ def test_with_the_network_cut_off_the_cache_is_enough(hub, place, pulled):
     code = WITHOUT_NETWORK + DISTANCE + 'print("RESULT", json.dumps([pulled("me/whole"), pulled("me/selector")]))'
     found, _ = run_alone(code, hub, place, stranger=True, cache="strangers", HF_HUB_OFFLINE="1")
     assert found == [0.0, 0.0]
+
+
+REFUSED = """
+import json
+from pathlib import Path
+from ntlbg.errors import InputError
+from ntlbg.hub_push import push_folder
+from train import main as train
+
+if WHAT == "batch":
+    try:
+        push_folder("saved", "me/refused", message="Export")
+    except InputError as error:
+        said = str(error)
+else:
+    flags = {
+        "model_name_or_path": "saved", "dataset": "rows", "video_root": "videos", "output_dir": "refused-run",
+        "max_steps": 1, "num_representatives": 3, "report_to": "none", "use_cpu": True, "disable_tqdm": True,
+        "save_strategy": "no", "push_to_hub": True, "hub_model_id": "me/refused-run",
+    }
+    said = [train([f"--{name}={value}" for name, value in flags.items()]), Path("refused-run/summary.json").exists()]
+print("RESULT", json.dumps(said))
+"""
+
+
+def test_a_push_that_is_refused_midway_is_one_sentence_and_loses_nothing_of_the_run(hub, place, trained):
+    try:
+        hub.refuses = "batch"
+        said, _ = run_alone(f"WHAT = {hub.refuses!r}\n{REFUSED}", hub, place)
+        hub.refuses = "upload"
+        (code, kept), error = run_alone(f"WHAT = {hub.refuses!r}\n{REFUSED}", hub, place)
+    finally:
+        hub.refuses = ""
+    assert said.startswith("'saved' was written, but cannot be pushed to 'me/refused' (")
+    assert (code, kept) == (2, True)
+    told = error.splitlines()[-1]
+    assert told.startswith("train.py: error: 'refused-run' was written, but cannot be pushed to 'me/refused-run' (")
+    assert "Error while uploading" in told
 
 
 OLD = """
