@@ -273,8 +273,9 @@ def test_a_push_that_is_refused_midway_is_one_sentence_and_loses_nothing_of_the_
         hub.refuses = ""
     assert said.startswith("'saved' was written, but cannot be pushed to 'me/refused' (")
     assert (code, kept) == (2, True)
-    told = error.splitlines()[-1]
-    assert told.startswith("train.py: error: 'refused-run' was written, but cannot be pushed to 'me/refused-run' (")
+    # Among progress bars.
+    (told,) = [line for line in error.splitlines() if "train.py: error: " in line]
+    assert "'refused-run' was written, but cannot be pushed to 'me/refused-run' (" in told
     assert "Error while uploading" in told
 
 
