@@ -66,11 +66,12 @@ def test_the_wheel_holds_every_module_and_data_file_under_one_name(released):
 
 def test_the_wheel_runs_where_nothing_else_of_the_project_is(released, tmp_path):
     environment = tmp_path / "environment"
-    venv.create(environment, with_pip=False, symlinks=True)
+    venv.create(environment, with_pip=True, symlinks=True)
     python = environment / "bin" / "python"
     packages = next(environment.glob("lib/python*/site-packages"))
-    with zipfile.ZipFile(released[1]) as wheel:
-        wheel.extractall(packages)
+    install = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", str(released[1])]
+    installed = subprocess.run(install, capture_output=True, text=True)
+    assert installed.returncode == 0, installed.stderr
     # The libraries are those of this environment, without our own editable install.
     (packages / "libraries.pth").write_text("\n".join(path for path in sys.path if path.endswith("-packages")))
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
@@ -83,7 +84,7 @@ def test_the_wheel_runs_where_nothing_else_of_the_project_is(released, tmp_path)
     where = run("-c", "import ntlbg, ntlbg.modeling_ntlbg.modeling_ntlbg as m; print(ntlbg.__file__, m.__file__)")
     assert where.returncode == 0, where.stderr
     assert where.stdout.count(str(packages)) == 2
-    assert run("-m", "ntlbg", "--version").stdout == "ntlbg 0.1.0\n"
+    assert run(str(environment / "bin" / "ntlbg"), "--version").stdout == "ntlbg 0.1.0\n"
     assert "ntlbg select" in run("-m", "ntlbg", "--help").stdout
     clip = write_video(tmp_path / "scenes.mp4", scenes())
     selected = run("-m", "ntlbg", "select", str(clip), "-k", "3", "--report", str(tmp_path / "r.html"), "--no-cache")
@@ -101,7 +102,8 @@ def test_the_wheel_runs_where_nothing_else_of_the_project_is(released, tmp_path)
 
 def test_every_requirement_has_a_lower_bound():
     assert f"transformers=={_bound('transformers')}" in pins(ROOT / "setup.cfg")
-    assert not {pin.partition("==")[0] for pin in pins(ROOT / "setup.cfg")} & LEFT_OUT
+    text = (ROOT / "setup.cfg").read_text(encoding="utf-8")
+    assert [name for name in LEFT_OUT if f"\n    {name}>=" not in text] == []
 
 
 def _bound(name: str) -> str:
