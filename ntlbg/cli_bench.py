@@ -13,11 +13,11 @@ from pathlib import Path
 from ntlbg.cli_common import (
     UsageError,
     add_remote_code_option,
+    add_row_options,
     check_device,
     positive_float,
     positive_int,
     quiet_libraries,
-    share,
 )
 
 
@@ -80,12 +80,7 @@ def _add_real(benches: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--annotations", metavar="FILE", help="of the benchmark named, as its authors publish them")
     parser.add_argument("--videos", metavar="DIR", help="folder of its videos, or of the rows' relative paths")
-    parser.add_argument("--split", default="test", help="of a builder or a set on the Hub (default: %(default)s)")
-    parser.add_argument("--dataset-config", metavar="NAME", help="its configuration")
-    parser.add_argument("--max-rows", type=positive_int, metavar="N", help="the first N rows only")
-    parser.add_argument(
-        "--max-bad", type=share, default=0.0, metavar="SHARE", help="share of bad rows that is left out (default: 0)"
-    )
+    add_row_options(parser)
     parser.add_argument("--out", metavar="DIR", required=True, help="folder of answers and tables")
     parser.add_argument("--model", metavar="NAME|DIR", required=True, help="an NTLBG checkpoint or any other VLM")
     parser.add_argument("--encoder", metavar="NAME|DIR", help="dual encoder that judges frames for other models")

@@ -154,6 +154,16 @@ def add_common_options(
     out.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
+def add_row_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what says which rows of a data set are read, as `load_qa` takes it."""
+    parser.add_argument("--split", default="test", help="of a builder or a set on the Hub (default: %(default)s)")
+    parser.add_argument("--dataset-config", metavar="NAME", help="its configuration")
+    parser.add_argument("--max-rows", type=positive_int, metavar="N", help="the first N rows only")
+    parser.add_argument(
+        "--max-bad", type=share, default=0.0, metavar="SHARE", help="share of bad rows that is left out (default: 0)"
+    )
+
+
 def add_selector_option(parser: argparse.ArgumentParser) -> None:
     """Declare --selector, for commands that compare rules."""
     parser.add_argument(

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from ntlbg.cli_common import (
     UsageError,
     add_remote_code_option,
+    add_row_options,
     add_selector_option,
     check_device,
     positive_float,
     positive_int,
     quiet_libraries,
-    share,
     write_json,
 )
 from ntlbg.grounding.names import TASKS, TIME_FORMATS
@@ -54,13 +54,8 @@ def add_command(commands: argparse._SubParsersAction) -> None:
         formatter_class=RawDescriptionHelpFormatter,
     )
     parser.add_argument("rows", metavar="ROWS", help="a JSONL file, package.module:Builder, or a name on the Hub")
-    parser.add_argument("--split", default="test", help="of a builder or a set on the Hub (default: %(default)s)")
-    parser.add_argument("--dataset-config", metavar="NAME", help="its configuration")
+    add_row_options(parser)
     parser.add_argument("--video-root", metavar="DIR", help="folder that relative video paths start from")
-    parser.add_argument("--max-rows", type=positive_int, metavar="N", help="the first N rows only")
-    parser.add_argument(
-        "--max-bad", type=share, default=0.0, metavar="SHARE", help="share of bad rows that is left out (default: 0)"
-    )
     parser.add_argument("--out", metavar="FILE.jsonl", required=True, help="the predictions, a line a row")
     parser.add_argument(
         "--json", metavar="FILE|-", help="write the scores as JSON; - prints them instead of the table"

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from ntlbg.data.world import build_video, split_seed
 from ntlbg.data.world_video import write_video
+from ntlbg.evaluation.bench_page import write_bench
 from ntlbg.evaluation.efficiency_report import draw, to_markdown
 from ntlbg.evaluation.efficiency_run import LANGUAGE
 from ntlbg.evaluation.world_benchmark import current_commit
@@ -224,12 +225,7 @@ def main(arguments: list[str] | None = None) -> None:
         "command": f"python -m ntlbg.evaluation.efficiency --repeats {args.repeats} --threads {args.threads}"
         + ("" if args.shape is None else f" --shape {args.shape}"),
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    draw(result, frames, args.out.with_suffix(".png"))
-    page = to_markdown(result, args.out.name)
-    args.out.with_suffix(".md").write_text(page, encoding="utf-8")
-    print(page)
+    write_bench(args.out, result, lambda path: draw(result, frames, path), to_markdown(result, args.out.name))
 
 
 if __name__ == "__main__":

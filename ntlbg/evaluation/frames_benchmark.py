@@ -24,6 +24,7 @@ from tqdm import tqdm
 from ntlbg.data.questions import KINDS, Question, span_groups
 from ntlbg.data.world_dataset import split_questions
 from ntlbg.data.world_video import write_video
+from ntlbg.evaluation.bench_page import write_bench
 from ntlbg.evaluation.frames_report import draw, to_markdown
 from ntlbg.evaluation.selector_bench import relative_mse, temporal_entropy
 from ntlbg.evaluation.world_answers import EVERYTHING, ORACLE, SHUFFLED, Look, WorldAnswerer
@@ -243,12 +244,7 @@ def main(arguments: list[str] | None = None) -> None:
         "command": f"python -m ntlbg.evaluation.frames_benchmark --model {args.model} --videos {args.videos} "
         f"--split {args.split} --seconds {args.seconds} --groups {' '.join(map(str, args.groups))}",
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    draw(result, args.out.with_suffix(".png"))
-    page = to_markdown(result, args.out.name)
-    args.out.with_suffix(".md").write_text(page, encoding="utf-8")
-    print(page)
+    write_bench(args.out, result, lambda path: draw(result, path), to_markdown(result, args.out.name))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from ntlbg.data.needles import NEEDLES, needle_video
 from ntlbg.data.questions import Question, span_groups
 from ntlbg.data.world import split_seed
 from ntlbg.data.world_video import write_video
+from ntlbg.evaluation.bench_page import write_bench
 from ntlbg.evaluation.frames_benchmark import kept
 from ntlbg.evaluation.needle_report import draw, to_markdown
 from ntlbg.evaluation.world_answers import WorldAnswerer
@@ -174,12 +175,7 @@ def main(arguments: list[str] | None = None) -> None:
         f"{' '.join(f'{m:g}' for m in args.minutes)} --groups {' '.join(map(str, args.groups))} --split {args.split} "
         f"--needle-seconds {args.needle_seconds}",
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    draw(result, args.out.with_suffix(".png"))
-    page = to_markdown(result, args.out.name)
-    args.out.with_suffix(".md").write_text(page, encoding="utf-8")
-    print(page)
+    write_bench(args.out, result, lambda path: draw(result, path), to_markdown(result, args.out.name))
 
 
 if __name__ == "__main__":
