@@ -1,5 +1,6 @@
 """What the worker processes of the tests do; imported by them, so nothing heavy here."""
 
+import io
 import os
 import signal
 import time
@@ -49,3 +50,10 @@ def nested(item, allocate):
 def fail(number, allocate, *, bases, seed):
     """Stands for a look at a file that ends badly: 0 kills its process, 1 hangs."""
     return row(["crash", "hang"][number], allocate)
+
+
+class EndlessFile(io.BytesIO):
+    """A file whose first byte never comes."""
+
+    def read(self, size=-1):
+        time.sleep(1000)
