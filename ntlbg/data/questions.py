@@ -192,23 +192,35 @@ def make_questions(
     per_kind: int = 1,
     wording: str = "train",
     free: bool = True,
+    about: frozenset[tuple[str, str]] | None = None,
 ) -> list[Question]:
     """Up to `per_kind` different questions of every kind (never the same subject twice), in the order of `kinds`.
 
     Deterministic given the state of `rng`. Kinds the video has no clear question of are left out; a global kind has
-    one.
+    one. With `about`, only questions that ask about one of these (colour, shape) pairs, see `asks_of`.
     """
     questions = []
     for kind in kinds:
         seen = set()
-        for _ in range(4 * per_kind):
+        # Of what is drawn few questions are about given pairs.
+        for _ in range((4 if about is None else 60) * per_kind):
             question = ask(spec, kind, rng, wording=wording, free=free)
             if question is None or len(seen) == per_kind:
                 break
+            if about is not None and not asks_of(question, spec, about):
+                continue
             if frozenset(question.subject) not in seen:
                 seen.add(frozenset(question.subject))
                 questions.append(question)
     return questions
+
+
+def asks_of(question: Question, spec: VideoSpec, pairs: frozenset[tuple[str, str]]) -> bool:
+    """Whether a question about events asks about one of the (colour, shape) pairs, shown in the video or not."""
+    if question.is_global:
+        return False
+    shown = [event.name for event in spec.events if (event.start, event.end) in question.spans]
+    return any(f"{color} {shape}" in (*shown, *question.subject) for color, shape in pairs)
 
 
 def _ask_retrieve(spec, rng, wording, free):
@@ -248,7 +260,10 @@ def _ask_count(spec, rng, wording, free):
     # Objects never shown whose colour and whose shape were: knowing the parts does not answer the question.
     colors, shapes = ({getattr(e, part) for e in spec.events} for part in ("color", "shape"))
     by_count[0] = [
-        f"{c} {s}" for c in COLORS for s in SHAPES if c in colors and s in shapes and f"{c} {s}" not in found
+        f"{c} {s}"
+        for c in COLORS
+        for s in SHAPES
+        if c in colors and s in shapes and (c, s) not in spec.withheld and f"{c} {s}" not in found
     ]
     possible = [n for n in range(MAX_COUNT + 1) if by_count[n]]
     count = possible[rng.integers(len(possible))]
@@ -349,6 +364,7 @@ __all__ = [
     "Question",
     "answerable",
     "ask",
+    "asks_of",
     "fill_evenly",
     "make_questions",
     "oracle_groups",

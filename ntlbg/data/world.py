@@ -18,6 +18,17 @@ COLORS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
 SHAPES = ("circle", "square", "triangle", "star", "cross", "diamond")
 BACKGROUNDS = ("forest", "desert", "ocean", "city", "snow", "night", "brick", "meadow")
 HELDOUT_BACKGROUNDS = ("canyon", "reef", "storm", "orchard", "harbour", "marble", "clay")  # never trained on
+# What a model trained with `withheld` never saw together, though it knows every one of the colours and shapes.
+WITHHELD_PAIRS = frozenset(
+    {
+        ("red", "star"),
+        ("orange", "cross"),
+        ("green", "triangle"),
+        ("blue", "circle"),
+        ("purple", "diamond"),
+        ("pink", "square"),
+    }
+)
 
 MIN_EVENTS = 16
 MAX_EVENTS = 44
@@ -34,6 +45,7 @@ SPLITS = {
     "validation": (1_000_000, 2_000_000),
     "test": (2_000_000, 3_000_000),
     "test-background": (3_000_000, 4_000_000),
+    "test-pairs": (4_000_000, 5_000_000),
 }
 
 
@@ -95,6 +107,7 @@ class VideoSpec:
     events: tuple[Event, ...]
     distractors: tuple[Distractor, ...]
     kind: str = "world"  # which function of the seed it is
+    withheld: frozenset[tuple[str, str]] = frozenset()  # (colour, shape) pairs that do not exist in its world
 
     @property
     def video_id(self) -> str:
@@ -131,6 +144,7 @@ def build_video(
     *,
     num_scenes: int | None = None,
     backgrounds: tuple[str, ...] = BACKGROUNDS,
+    withheld: frozenset[tuple[str, str]] = frozenset(),
 ) -> VideoSpec:
     """Draw a video from `seed`.
 
@@ -139,6 +153,7 @@ def build_video(
         duration: seconds, even, at least 128 (so that 16 events fit).
         num_scenes: 3 to 7, or None to draw it.
         backgrounds: what the scenes are drawn from, 7 at least.
+        withheld: (colour, shape) pairs that are never shown, few enough that every colour and shape has others.
 
     Raises:
         ValueError: if `duration` or `num_scenes` is out of range.
@@ -149,9 +164,10 @@ def build_video(
         raise ValueError(f"`num_scenes` must lie in {SCENES[0]}..{SCENES[1]}, but is {num_scenes}")
     rng = np.random.default_rng([7, seed, duration])
     scenes = draw_scenes(rng, duration, num_scenes, backgrounds)
-    events = _draw_events(rng, duration)
+    events = _draw_events(rng, duration, withheld)
     distractors = tuple(draw_distractor(rng) for _ in range(rng.integers(2, 5)))
-    return VideoSpec(seed, duration, scenes, events, distractors)
+    kind = "withheld" if withheld else "world"
+    return VideoSpec(seed, duration, scenes, events, distractors, kind, withheld)
 
 
 def draw_scenes(
@@ -180,9 +196,9 @@ def draw_scenes(
     return tuple(Scene(bounds[i], bounds[i + 1], names[backgrounds[i]], int(seeds[i])) for i in range(count))
 
 
-def _draw_events(rng: np.random.Generator, duration: int) -> tuple[Event, ...]:
+def _draw_events(rng: np.random.Generator, duration: int, withheld: frozenset) -> tuple[Event, ...]:
     count = int(np.clip(round(duration / SECONDS_PER_EVENT), MIN_EVENTS, MAX_EVENTS))
-    names = _draw_names(rng, count)
+    names = _draw_names(rng, count, withheld)
     low, high = EVENT_SECONDS
     lengths = np.minimum(low + np.floor(rng.exponential(3.5, size=count)).astype(int), high)
     while lengths.sum() + EVENT_GAP * (count - 1) > 0.8 * duration:
@@ -214,15 +230,20 @@ def _draw_events(rng: np.random.Generator, duration: int) -> tuple[Event, ...]:
     return tuple(events)
 
 
-def _draw_names(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
-    """`count` (colour, shape) pairs in which two shapes and two colours occur once and the others 1 to 4 times
-    each.
+def _draw_names(rng: np.random.Generator, count: int, withheld: frozenset) -> list[tuple[str, str]]:
+    """`count` (colour, shape) pairs, none withheld, in which two shapes and two colours occur once and the others 1
+    to 4 times each.
     """
+
+    def pick(choices: list[tuple[str, str]]) -> tuple[str, str]:
+        left = [pair for pair in choices if pair not in withheld]
+        return left[rng.integers(len(left))]
+
     colors, shapes = rng.permutation(COLORS).tolist(), rng.permutation(SHAPES).tolist()
     common_colors, common_shapes = colors[2:], shapes[2:]
-    names = [(common_colors[rng.integers(6)], shape) for shape in shapes[:2]]
-    names += [(color, common_shapes[rng.integers(4)]) for color in colors[:2]]
-    pairs = [(c, s) for c in common_colors for s in common_shapes]
+    names = [pick([(color, shape) for color in common_colors]) for shape in shapes[:2]]
+    names += [pick([(color, shape) for shape in common_shapes]) for color in colors[:2]]
+    pairs = [(c, s) for c in common_colors for s in common_shapes if (c, s) not in withheld]
     pattern = (4, 3, 2, 1, 1, 1)
     for number, index in enumerate(rng.permutation(len(pairs))):
         missing = count - len(names)

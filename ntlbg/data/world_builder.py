@@ -14,7 +14,7 @@ from pathlib import Path
 import datasets
 
 from ntlbg.data.questions import to_record
-from ntlbg.data.world import VideoSpec, split_seed
+from ntlbg.data.world import WITHHELD_PAIRS, VideoSpec, split_seed
 from ntlbg.data.world_dataset import mixed_quality, split_questions
 from ntlbg.data.world_moments import build_moment_video, moment_records
 from ntlbg.data.world_video import write_video
@@ -37,6 +37,7 @@ class WorldConfig(datasets.BuilderConfig):
         train, validation, test: number of videos.
         per_kind: questions of each kind about a video, at most.
         fps, size: of the files, see `write_video`.
+        withhold: videos without `WITHHELD_PAIRS`, for measuring what a model does with pairs it never saw.
         mixed: the training videos differ in length, size and quality, see `mixed_seconds` and `mixed_quality`.
         moments: videos and rows of `world_moments` instead: when is each object on screen, and how well.
     """
@@ -50,6 +51,7 @@ class WorldConfig(datasets.BuilderConfig):
     size: int = 224
     mixed: bool = False
     moments: bool = False
+    withhold: bool = False
 
 
 class World(datasets.GeneratorBasedBuilder):
@@ -66,6 +68,15 @@ class World(datasets.GeneratorBasedBuilder):
             per_kind=4,
             fps=1,
             mixed=True,
+        ),
+        WorldConfig(
+            name="mixed-withheld",
+            description='the same without the pairs that the split "test-pairs" asks about',
+            train=600,
+            per_kind=4,
+            fps=1,
+            mixed=True,
+            withhold=True,
         ),
         WorldConfig(
             name="smoke", description="two short videos a split", seconds=128, train=2, validation=2, test=2, size=64
@@ -141,7 +152,10 @@ class World(datasets.GeneratorBasedBuilder):
                 yield spec, lambda path, spec=spec: moment_records(spec, wording=wording, video_path=path)
             return
         seconds = None if mixed else config.seconds
-        for spec, questions in split_questions(split, count, duration=seconds, per_kind=config.per_kind):
+        withheld = WITHHELD_PAIRS if config.withhold else frozenset()
+        for spec, questions in split_questions(
+            split, count, duration=seconds, per_kind=config.per_kind, withheld=withheld
+        ):
             yield (
                 spec,
                 lambda path, spec=spec, questions=questions: [

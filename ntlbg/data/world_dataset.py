@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ntlbg.data.questions import KINDS, Question, make_questions, to_record
-from ntlbg.data.world import BACKGROUNDS, HELDOUT_BACKGROUNDS, VideoSpec, build_video, split_seed
+from ntlbg.data.questions import GLOBAL_KINDS, KINDS, Question, make_questions, to_record
+from ntlbg.data.world import BACKGROUNDS, HELDOUT_BACKGROUNDS, WITHHELD_PAIRS, VideoSpec, build_video, split_seed
 from ntlbg.data.world_video import write_video
 
 
@@ -36,6 +36,7 @@ def split_questions(
     wording: str = "train",
     free: bool = True,
     first: int = 0,
+    withheld: frozenset[tuple[str, str]] = frozenset(),
 ) -> list[tuple[VideoSpec, list[Question]]]:
     """The videos `first` .. `first + count - 1` of a split and their questions, without drawing a picture.
 
@@ -43,18 +44,21 @@ def split_questions(
 
     Args:
         split: "test-background" has scenes never seen in training; as their names were not either, nobody is asked
-            which was longest.
+            which was longest. "test-pairs" asks about `WITHHELD_PAIRS` only.
         duration: seconds of each video; None for `mixed_seconds`.
+        withheld: (colour, shape) pairs that the videos do not show and nobody asks about.
     """
     unseen = split == "test-background"
     backgrounds = HELDOUT_BACKGROUNDS if unseen else BACKGROUNDS
-    kinds = tuple(kind for kind in KINDS if not (unseen and kind == "longest"))
+    about = WITHHELD_PAIRS if split == "test-pairs" else None
+    left_out = GLOBAL_KINDS if about else ("longest",) if unseen else ()
+    kinds = tuple(kind for kind in KINDS if kind not in left_out)
     videos = []
     for index in range(first, first + count):
         seconds = mixed_seconds(index) if duration is None else duration
-        spec = build_video(split_seed(split, index), seconds, backgrounds=backgrounds)
+        spec = build_video(split_seed(split, index), seconds, backgrounds=backgrounds, withheld=withheld)
         rng = np.random.default_rng([37, spec.seed, spec.duration])
-        questions = make_questions(spec, rng, kinds=kinds, per_kind=per_kind, wording=wording, free=free)
+        questions = make_questions(spec, rng, kinds=kinds, per_kind=per_kind, wording=wording, free=free, about=about)
         videos.append((spec, questions))
     return videos
 

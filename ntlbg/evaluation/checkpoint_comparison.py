@@ -16,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from ntlbg.data.questions import KINDS
+from ntlbg.data.world import SPLITS
 from ntlbg.data.world_dataset import split_questions
 from ntlbg.data.world_video import write_video
 from ntlbg.evaluation.selector_report import table
@@ -90,7 +91,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", nargs=2, metavar="CHECKPOINT")
     parser.add_argument("--videos", type=int, default=400)
-    parser.add_argument("--split", default="test", choices=("validation", "test"))
+    parser.add_argument("--split", default="test", choices=tuple(SPLITS)[1:])
     parser.add_argument("-k", type=int, default=8)
     parser.add_argument("--out", type=Path, help="path without suffix of the page; none is written without it")
     args = parser.parse_args(arguments)

@@ -18,7 +18,7 @@ import argparse
 import hashlib
 import inspect
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,7 @@ from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 
 from ntlbg.data import questions, world, world_render, world_video
 from ntlbg.data.questions import all_words
-from ntlbg.data.world import build_video, split_seed
+from ntlbg.data.world import WITHHELD_PAIRS, build_video, split_seed
 from ntlbg.data.world_dataset import mixed_seconds
 from ntlbg.modeling_ntlbg.modeling_ntlbg import NTLBGForConditionalGeneration
 from ntlbg.processors.processing_ntlbg import NTLBGProcessor
@@ -50,6 +50,12 @@ class Sizes:
     language_steps: int = 3200
     language_batch: int = 64
     wide_steps: int = 600
+    withhold: bool = False  # never show `WITHHELD_PAIRS`
+
+    @property
+    def withheld(self) -> frozenset[tuple[str, str]]:
+        """(colour, shape) pairs that are never shown."""
+        return WITHHELD_PAIRS if self.withhold else frozenset()
 
 
 SMOKE = Sizes(6, 60, 64, 6, 4, 40, 16, 5)
@@ -59,7 +65,13 @@ def vision_stage(work: Path, sizes: Sizes) -> None:
     """vision.pt: weights of the trained tower; vision_losses.json."""
     torch.manual_seed(0)
     visual = build_base(build_tokenizer(all_words())).model.visual
-    losses = train_vision(visual, videos=sizes.vision_videos, steps=sizes.vision_steps, batch=sizes.vision_batch)
+    losses = train_vision(
+        visual,
+        videos=sizes.vision_videos,
+        steps=sizes.vision_steps,
+        batch=sizes.vision_batch,
+        withheld=sizes.withheld,
+    )
     _expect_fall("vision", losses)
     torch.save(visual.state_dict(), work / "vision.pt")
     (work / "vision_losses.json").write_text(json.dumps(losses))
@@ -74,14 +86,18 @@ def cache_stage(work: Path, sizes: Sizes) -> None:
         for index in tqdm(range(count), desc=f"cache: {split}"):
             seed = split_seed(split, index)
             duration = mixed_seconds(index) if split == "train" else 256
-            features = video_features(visual, build_video(seed, duration), np.random.default_rng([19, index]))
+            spec = build_video(seed, duration, withheld=sizes.withheld)
+            features = video_features(visual, spec, np.random.default_rng([19, index]))
             entries.append((seed, duration, features))
         torch.save(entries, work / f"{split}.pt")
 
 
-def load_cache(path: Path) -> list[CachedVideo]:
+def load_cache(path: Path, sizes: Sizes) -> list[CachedVideo]:
     """Cached videos with their specifications, drawn anew from the seeds."""
-    return [CachedVideo(build_video(seed, duration), features) for seed, duration, features in torch.load(path)]
+    return [
+        CachedVideo(build_video(seed, duration, withheld=sizes.withheld), features)
+        for seed, duration, features in torch.load(path)
+    ]
 
 
 def language_stage(work: Path, sizes: Sizes) -> None:
@@ -91,7 +107,7 @@ def language_stage(work: Path, sizes: Sizes) -> None:
     model, processor = build_base(tokenizer), build_processor(tokenizer)
     model.model.visual.load_state_dict(torch.load(work / "vision.pt"))
     losses = train_language(
-        model, processor, load_cache(work / "train.pt"), steps=sizes.language_steps, batch=sizes.language_batch
+        model, processor, load_cache(work / "train.pt", sizes), steps=sizes.language_steps, batch=sizes.language_batch
     )
     _expect_fall("language", losses)
     for part in (model, processor):
@@ -109,7 +125,7 @@ def wide_stage(work: Path, sizes: Sizes) -> None:
     losses = train_language(
         model,
         processor,
-        load_cache(work / "train.pt"),
+        load_cache(work / "train.pt", sizes),
         steps=sizes.wide_steps,
         batch=sizes.language_batch,
         seed=1,
@@ -131,7 +147,7 @@ def load_model(folder: Path) -> tuple[Qwen2VLForConditionalGeneration, Qwen2VLPr
 def evaluate_stage(work: Path, sizes: Sizes) -> None:
     """base_results.json: exact match at k = 8 of 128 on validation videos."""
     model, processor = load_model(work / "base")
-    videos = load_cache(work / "validation.pt")
+    videos = load_cache(work / "validation.pt", sizes)
     results = {}
     for wording in ("train", "heldout"):
         results[wording] = evaluate_base(model, processor, videos, wording=wording)
@@ -185,12 +201,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--smoke", action="store_true", help="the whole recipe at a tiny scale, in its own work folder"
     )
+    parser.add_argument(
+        "--withhold", action="store_true", help="never show the pairs that the split test-pairs asks about"
+    )
     parser.add_argument("--stages", nargs="+", choices=list(STAGES), default=list(STAGES), help="which stages to run")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     work = options.work / "smoke" if options.smoke else options.work
     work.mkdir(parents=True, exist_ok=True)
-    sizes = SMOKE if options.smoke else Sizes()
+    sizes = replace(SMOKE if options.smoke else Sizes(), withhold=options.withhold)
     for name in options.stages:
         stage, result, modules = STAGES[name]
         mark, made_by = work / f"{name}.made-by", _fingerprint(modules, sizes)

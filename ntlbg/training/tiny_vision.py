@@ -15,9 +15,9 @@ from ntlbg.data.world_video import round_trip
 from ntlbg.training.tiny_model import EMBEDDING_STD, FRAME, GROUP_FRAMES, HIDDEN, encode_groups, to_patches
 
 
-def dense_video(seed: int, duration: int = 256) -> VideoSpec:
+def dense_video(seed: int, duration: int = 256, withheld: frozenset[tuple[str, str]] = frozenset()) -> VideoSpec:
     """A video packed with events and scene changes, made for learning to see, not for asking: 8 s scenes, short
-    gaps.
+    gaps. No (colour, shape) pair that is withheld is shown.
     """
     rng = np.random.default_rng([13, seed])
     scenes = tuple(
@@ -29,12 +29,13 @@ def dense_video(seed: int, duration: int = 256) -> VideoSpec:
         end = min(clock + int(rng.integers(2, 4)), duration)
         radius = rng.uniform(0.19, 0.30)
         x, y = rng.uniform(radius + 0.02, 0.98 - radius, size=2)
+        color, shape = _draw_pair(rng, withheld)
         events.append(
             Event(
                 clock,
                 end,
-                COLORS[rng.integers(len(COLORS))],
-                SHAPES[rng.integers(len(SHAPES))],
+                color,
+                shape,
                 *map(float, (x, y, radius)),
                 angle=float(rng.uniform(-0.22, 0.22)),
                 hue=float(rng.uniform(-0.016, 0.016)),
@@ -43,6 +44,13 @@ def dense_video(seed: int, duration: int = 256) -> VideoSpec:
         )
         clock = end + int(rng.choice((2, 2, 2, 3, 4)))
     return VideoSpec(seed, duration, scenes, tuple(events), tuple(draw_distractor(rng) for _ in range(4)))
+
+
+def _draw_pair(rng: np.random.Generator, withheld: frozenset[tuple[str, str]]) -> tuple[str, str]:
+    while True:
+        pair = COLORS[rng.integers(len(COLORS))], SHAPES[rng.integers(len(SHAPES))]
+        if pair not in withheld:
+            return pair
 
 
 def shrink(frames: np.ndarray, mode: str = "bicubic") -> torch.Tensor:
@@ -139,7 +147,15 @@ def schedule(step: int, steps: int, warmup: int = 50) -> float:
     return min(1.0, (step + 1) / warmup) * max(fall, 0.02)
 
 
-def train_vision(visual: nn.Module, *, videos: int, steps: int, batch: int = 256, seed: int = 0) -> list[float]:
+def train_vision(
+    visual: nn.Module,
+    *,
+    videos: int,
+    steps: int,
+    batch: int = 256,
+    seed: int = 0,
+    withheld: frozenset[tuple[str, str]] = frozenset(),
+) -> list[float]:
     """Train the tower on `videos` dense videos; then fold centring and scaling of the features into its last layer.
 
     Returns:
@@ -149,7 +165,7 @@ def train_vision(visual: nn.Module, *, videos: int, steps: int, batch: int = 256
     rng = np.random.default_rng([17, seed])
     bank, labels, places = [], [], []
     for index in tqdm(range(videos), desc="vision: filming"):
-        spec = dense_video(index)
+        spec = dense_video(index, withheld=withheld)
         bank.append(filmed_groups(spec, rng))
         found = group_labels(spec)
         labels.append(torch.from_numpy(found[0]))
