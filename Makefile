@@ -16,7 +16,7 @@ AV_TESTS := $(addprefix tests/test_,decoding.py exactness.py sources.py attacks.
 LOWEST_TESTS := $(addprefix tests/test_,decoding.py processors.py select_frames.py choosing.py model.py cli.py report.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo app test test-app test-eval test-av test-lowest dist test-distributed fuzz-decode quality style tiny tiny-package tiny-smoke bench bench-tiny bench-recipe bench-selectors bench-decode bench-losses bench-memory bench-frames bench-needles bench-efficiency bench-grounding clean
+.PHONY: help demo app test test-app test-eval test-av test-lowest dist test-distributed fuzz-decode quality style tiny tiny-withheld tiny-package tiny-smoke bench bench-demo bench-recipe bench-selectors bench-decode bench-losses bench-memory bench-frames bench-splits bench-needles bench-efficiency bench-grounding clean
 
 help:                   ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
@@ -91,8 +91,16 @@ tiny: $(STAMP)          ## train checkpoints/ntlbg-tiny from scratch (about an h
 	OMP_NUM_THREADS=1 $(BIN)/python train.py --config configuration/tiny.json
 	$(BIN)/python -m ntlbg.training.tiny_package --source build/tiny/selection --out checkpoints/ntlbg-tiny
 
+tiny-withheld: $(STAMP) ## the same without six pairs of colour and shape, for bench-splits; in build/tiny-withheld
+	$(BIN)/python -m ntlbg.training.tiny_base --work build/tiny-withheld --withhold
+	OMP_NUM_THREADS=1 $(BIN)/python train.py --config configuration/tiny.json --model_name_or_path build/tiny-withheld/untrained \
+	  --output_dir build/tiny-withheld/selection --feature_cache build/tiny-withheld/features --dataset_config mixed-withheld
+
+build/tiny-withheld/selection/config.json:
+	$(MAKE) tiny-withheld
+
 tiny-package: $(STAMP)  ## give checkpoints/ntlbg-tiny today's code and card, after either changed
-	$(BIN)/python -m ntlbg.training.tiny_package --figures docs/benchmarks/tiny.json
+	$(BIN)/python -m ntlbg.training.tiny_package --figures docs/benchmarks/frames.json
 
 tiny-smoke: $(STAMP)    ## the same recipe at a tiny scale, in two minutes
 	$(BIN)/python -m ntlbg.training.tiny_base --work build/tiny --smoke
@@ -100,14 +108,24 @@ tiny-smoke: $(STAMP)    ## the same recipe at a tiny scale, in two minutes
 	  --output_dir build/tiny/smoke/selection --feature_cache build/tiny/smoke/features --dataset_config smoke --max_steps 20
 	$(BIN)/python -m ntlbg.training.tiny_package --source build/tiny/smoke/selection --out build/tiny/smoke/package
 
-bench: bench-tiny bench-frames bench-needles bench-grounding bench-efficiency bench-recipe bench-selectors bench-decode bench-losses bench-memory ## rebuild docs/benchmarks
+bench: bench-demo bench-frames bench-splits bench-needles bench-grounding bench-efficiency bench-recipe bench-selectors bench-decode bench-losses bench-memory ## rebuild docs/benchmarks
 
-bench-tiny: $(STAMP)    ## selectors side by side on 400 unseen videos, and the demo's setting over 50 (about an hour)
-	$(BIN)/python -m ntlbg.evaluation.world_benchmark --videos 400 --out docs/benchmarks/tiny --readme README.md
+bench-demo: $(STAMP)    ## the demo's setting over 50 unseen videos (about ten minutes)
 	$(BIN)/python -m ntlbg.demo --seed 1000 --many 50 --json docs/benchmarks/demo.json
 
 bench-frames: $(STAMP)  ## accuracy against groups shown for every selector, 200 videos (about an hour; resumable)
 	$(BIN)/python -m ntlbg.evaluation.frames_benchmark --videos 200 --out docs/benchmarks/frames
+	$(BIN)/python -m ntlbg.evaluation.frames_report docs/benchmarks/frames.json --readme README.md
+
+SOME := ntlbg uniform random top_k temporal_nms aks coselect greedy_dpp k_means "ntlbg, other question" oracle all
+
+bench-splits: $(STAMP) build/tiny-withheld/selection/config.json ## longer videos, unseen backgrounds, and (after make tiny-withheld) colours and shapes never shown together (about an hour)
+	set -e; for seconds in 512 1024; do $(BIN)/python -m ntlbg.evaluation.frames_benchmark --videos 100 \
+	  --seconds $$seconds --groups 8 16 32 --selectors $(SOME) --out docs/benchmarks/frames_$${seconds}s; done
+	$(BIN)/python -m ntlbg.evaluation.frames_benchmark --videos 100 --split test-background \
+	  --groups 8 16 32 --selectors $(SOME) --out docs/benchmarks/frames_background
+	$(BIN)/python -m ntlbg.evaluation.checkpoint_comparison checkpoints/ntlbg-tiny build/tiny-withheld/selection \
+	  --videos 200 --split test test-pairs --selectors ntlbg oracle --out docs/benchmarks/pairs
 
 bench-needles: $(STAMP) ## needles in videos of up to an hour, length by depth (about half an hour; resumable)
 	$(BIN)/python -m ntlbg.evaluation.needle_grid --seeds 20 --out docs/benchmarks/needles

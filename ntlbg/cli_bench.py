@@ -42,6 +42,7 @@ BENCHES = {
     "frames": ("frames_benchmark", "accuracy against groups shown, every selector, on the procedural world"),
     "needles": ("needle_grid", "needles in videos of up to an hour, length by depth"),
     "efficiency": ("efficiency", "seconds, operations and memory against groups shown"),
+    "candidates": ("candidates_cost", "latency and memory against candidates, all frames beside NTLBG"),
     "checkpoints": ("checkpoint_comparison", "two checkpoints, asked the same questions"),
 }
 
@@ -128,7 +129,8 @@ def run_real(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from ntlbg.data.qa_dataset import load_qa
-    from ntlbg.evaluation.rows_benchmark import Ledger, Setting, run, summarise
+    from ntlbg.evaluation.ledger import Ledger
+    from ntlbg.evaluation.rows_benchmark import KEY, Setting, run, summarise
     from ntlbg.evaluation.rows_report import draw, to_markdown
     from ntlbg.selection.answering import load_answerer
     from ntlbg.selection.choosing import check_selector
@@ -149,7 +151,7 @@ def run_real(args: argparse.Namespace) -> int:
     if len({row["id"] for row in rows}) < len(rows):
         raise UsageError(f"some of the {len(rows)} rows have one id; give each row its own")
     decides = ("model", "encoder", "candidate_fps", "max_candidates", "max_new_tokens", "dtype")
-    ledger = Ledger(out / "answers.jsonl", {name: getattr(args, name) for name in decides})
+    ledger = Ledger(out / "answers.jsonl", {name: getattr(args, name) for name in decides}, KEY)
     answerer = load_answerer(
         args.model,
         encoder=args.encoder,

@@ -45,7 +45,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--figures",
         metavar="FILE",
-        help="what was measured with these weights: JSON of `python -m ntlbg.evaluation.world_benchmark`, or a run's "
+        help="what was measured with these weights: JSON of `python -m ntlbg.evaluation.frames_benchmark`, or a run's "
         "summary.json (default: the checkpoint's own card, if it has one)",
     )
     parser.add_argument("--license", metavar="ID", help="of the weights, as the Hub abbreviates it; for the card")

@@ -123,7 +123,7 @@ def is_hub_name(name: str) -> bool:
 
 def read_figures(path: str | Path) -> Measured:
     r"""
-    Figures of a file: JSON of `ntlbg.evaluation.world_benchmark`, or the `summary.json` of a run.
+    Figures of a file: JSON of `ntlbg.evaluation.frames_benchmark`, or the `summary.json` of a run.
 
     Raises:
         InputError: it cannot be read, is neither, or is incomplete.
@@ -135,7 +135,7 @@ def read_figures(path: str | Path) -> Measured:
             f"the figures {str(path)!r} cannot be read ({first_sentence(error)}); give a JSON file"
         ) from error
     try:
-        if isinstance(content, dict) and {"accuracy", "k", "videos", "command"} <= content.keys():
+        if isinstance(content, dict) and {"selectors", "kinds", "groups", "command"} <= content.keys():
             return measured_on_world(content)
         if isinstance(content, dict) and {"stage", "steps", "scores"} <= content.keys():
             return measured_by_run(content)
@@ -151,9 +151,11 @@ def read_figures(path: str | Path) -> Measured:
 
 
 def measured_on_world(result: dict) -> Measured:
-    """Figures of `ntlbg.evaluation.world_benchmark`, of our selector alone in the model-index."""
-    from ntlbg.evaluation.world_benchmark import to_markdown
+    """Figures of `ntlbg.evaluation.frames_benchmark`, of our selector alone in the model-index."""
+    from ntlbg.evaluation.frames_report import REFERENCE, to_summary
+    from ntlbg.selection.choosing import OURS
 
+    ours = result["selectors"][OURS][str(REFERENCE)]
     results = [
         EvalResult(
             task_type=PIPELINE_TAG,
@@ -161,14 +163,14 @@ def measured_on_world(result: dict) -> Measured:
             dataset_name="Videos of the procedural world",
             dataset_config=kind,
             dataset_split=result["split"],
-            dataset_args={"asked": score["asked"], "k": result["k"], "wording": result["wording"]},
+            dataset_args={"asked": asked, "k": REFERENCE, "wording": "heldout"},
             metric_type="exact_match",
             metric_name=f"exact match in percent, {kind}",
-            metric_value=score["accuracy"],
+            metric_value=ours["accuracy"][kind],
         )
-        for kind, score in result["accuracy"]["ntlbg"].items()
+        for kind, asked in result["kinds"].items()
     ]
-    return Measured(to_markdown(result), results)
+    return Measured(to_summary(result), results)
 
 
 def measured_by_run(summary: dict) -> Measured | None:

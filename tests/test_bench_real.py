@@ -10,7 +10,8 @@ from tiny_parts import tiny_base_processor
 from ntlbg.cli import main
 from ntlbg.data.world_dataset import write_split
 from ntlbg.errors import InputError
-from ntlbg.evaluation.rows_benchmark import Ledger, Setting, prompt_of, score, spans_seen, summarise
+from ntlbg.evaluation.ledger import Ledger
+from ntlbg.evaluation.rows_benchmark import KEY, Setting, prompt_of, score, spans_seen, summarise
 
 
 TINY = "checkpoints/ntlbg-tiny"
@@ -61,7 +62,7 @@ def answered(ledger, row, setting, right):
 
 
 def test_the_table_is_that_of_hand_counted_answers(tmp_path):
-    rows, ledger = rows_of(8), Ledger(tmp_path / "answers.jsonl", {})
+    rows, ledger = rows_of(8), Ledger(tmp_path / "answers.jsonl", {}, KEY)
     for number, row in enumerate(rows):
         answered(ledger, row, UNIFORM, number < 2)
         answered(ledger, row, OURS, number < 6)
@@ -76,7 +77,7 @@ def test_the_table_is_that_of_hand_counted_answers(tmp_path):
 
 
 def test_videos_that_cannot_be_read_are_told_and_left_out_of_every_selector(tmp_path):
-    rows, ledger = rows_of(4), Ledger(tmp_path / "answers.jsonl", {})
+    rows, ledger = rows_of(4), Ledger(tmp_path / "answers.jsonl", {}, KEY)
     for row in rows:
         answered(ledger, row, UNIFORM, True)
     for row in rows[:2]:
@@ -92,16 +93,16 @@ def test_videos_that_cannot_be_read_are_told_and_left_out_of_every_selector(tmp_
 
 def test_answers_of_other_settings_are_not_taken_for_these(tmp_path):
     path = tmp_path / "answers.jsonl"
-    answered(Ledger(path, {"model": "a"}), rows_of(1)[0], OURS, True)
+    answered(Ledger(path, {"model": "a"}, KEY), rows_of(1)[0], OURS, True)
     with path.open("a") as file:
         file.write('{"id": "1", "sel')
-    assert len(Ledger(path, {"model": "a"}).lines) == 1
+    assert len(Ledger(path, {"model": "a"}, KEY).lines) == 1
     assert path.read_text().count("\n") == 2
     with pytest.raises(InputError, match="something else \\(other model\\)"):
-        Ledger(path, {"model": "b"})
+        Ledger(path, {"model": "b"}, KEY)
     path.write_text("not ours\n")
-    with pytest.raises(InputError, match="no file of answers"):
-        Ledger(path, {"model": "a"})
+    with pytest.raises(InputError, match="no results of this bench"):
+        Ledger(path, {"model": "a"}, KEY)
 
 
 def test_the_command_compares_and_goes_on_where_it_was_cut(world, tmp_path, capsys):

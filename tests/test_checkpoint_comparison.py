@@ -3,21 +3,18 @@
 import json
 from pathlib import Path
 
-from ntlbg.evaluation.checkpoint_comparison import ALL, main, to_markdown
-from ntlbg.evaluation.world_benchmark import paired_differences
+from ntlbg.evaluation.checkpoint_comparison import ALL, compared, main, to_markdown
 
 
 TINY = str(Path(__file__).parents[1] / "checkpoints" / "ntlbg-tiny")
 
 
 def page_of(first: list[bool], second: list[bool]) -> str:
-    rows = {"a": {"order": first, ALL: first}, "b": {"order": second, ALL: second}}
-    cell = {"accuracy": 50.0, "standard_error": 1.0, "asked": len(first)}
+    right = {"a": {"order": first, ALL: first}, "b": {"order": second, ALL: second}}
     result = {
         "checkpoints": ["a", "b"],
-        "accuracy": {name: dict.fromkeys(kinds, cell) for name, kinds in rows.items()},
-        "difference": paired_differences(rows["b"], rows["a"]),
-        **{"videos": 4, "split": "test", "k": 8, "commit": "c", "machine": "m", "command": "x"},
+        "splits": {"test": {"ntlbg": compared(right)}},
+        **{"videos": 4, "k": 8, "commit": "c", "machine": "m", "command": "x"},
     }
     return to_markdown(result)
 
@@ -29,8 +26,11 @@ def test_a_difference_is_told_only_where_its_interval_leaves_zero_out():
 
 
 def test_the_same_checkpoint_twice_answers_the_same(tmp_path):
-    main([TINY, TINY + "/", "--videos", "1", "--split", "validation", "--out", str(tmp_path / "page")])
-    first, second = json.loads((tmp_path / "page.json").read_text())["accuracy"].values()
+    words = ["--videos", "1", "--split", "validation", "test-pairs", "--selectors", "ntlbg", "oracle"]
+    main([TINY, TINY + "/", *words, "--out", str(tmp_path / "page")])
+    splits = json.loads((tmp_path / "page.json").read_text())["splits"]
+    assert {split: list(by) for split, by in splits.items()} == dict.fromkeys(words[3:5], words[6:])
+    first, second = splits["validation"]["ntlbg"]["accuracy"].values()
     assert first == second
     assert first[ALL]["accuracy"] >= 75
     assert first[ALL]["asked"] == sum(row["asked"] for kind, row in first.items() if kind != ALL)

@@ -105,7 +105,7 @@ def test_accelerate_reads_every_file_and_its_launch_command_names_files_that_exi
 # -- generate and optimize -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("level", "card", "gpus"), product(LEVELS, CARDS, [1, 8]))
+@pytest.mark.parametrize(("level", "card", "gpus"), list(product(LEVELS, CARDS, [1, 8])))
 def test_what_is_generated_has_no_problem_on_its_card(level, card, gpus):
     made, steps, estimate = generate(LEVELS[level], CARDS[card], gpus)
     assert estimate.peak <= usable(CARDS[card])

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from ntlbg.evaluation import efficiency
+from ntlbg.evaluation import candidates_cost, efficiency
 from ntlbg.evaluation.efficiency import compare, equal_accuracy, main, speed_up
 
 
@@ -118,3 +118,29 @@ def test_the_bench_runs_whole_on_a_small_shape(tmp_path, monkeypatch, capsys):
     assert "promised 2.5" in (tmp_path / "efficiency.md").read_text()
     assert (tmp_path / "efficiency.png").stat().st_size > 10_000
     capsys.readouterr()
+
+
+def test_the_cost_of_candidates_is_told_for_all_of_them_and_for_the_chosen_few(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(efficiency, "FPS", 2)
+    monkeypatch.setattr(efficiency, "SIDE", 112)
+    shape = tmp_path / "shape.json"
+    shape.write_text(json.dumps(SHAPE))
+    small = ["--shape", str(shape), "--repeats", "1", "--threads", "1", "--films", str(tmp_path)]
+    candidates_cost.main([*small, "--candidates", "32", "--groups", "4", "--out", str(tmp_path / "candidates")])
+    cases = json.loads((tmp_path / "candidates.json").read_text())["cases"]
+    shown = [(case["way"], case["candidates"], case["groups"], case["tokens"]) for case in cases]
+    assert shown == [("ntlbg", 32, 4, 16), ("even", 32, 16, 64)]
+    assert "| 32 | all frames | 16 | 64 |" in (tmp_path / "candidates.md").read_text()
+    assert (tmp_path / "candidates.png").stat().st_size > 10_000
+    with pytest.raises(SystemExit):
+        candidates_cost.main(["--candidates", "7"])
+    assert "candidates come in groups of two, 6400 at most, but --candidates has [7]" in capsys.readouterr().err
+
+
+def test_what_does_not_fit_into_memory_is_said_in_its_row(monkeypatch):
+    def full(case):
+        raise RuntimeError("even with 16 groups failed: torch.OutOfMemoryError: CUDA out of memory")
+
+    monkeypatch.setattr(candidates_cost, "measure", full)
+    cases = candidates_cost.run_cases(SHAPE, [32], 4, {})
+    assert [case["failed"] for case in cases] == ["out of memory"] * 2

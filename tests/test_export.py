@@ -16,7 +16,6 @@ from transformers import AutoModelForImageTextToText
 
 from ntlbg.cli import main
 from ntlbg.configuration.requirements_ntlbg import VERSION, TransformersTooOldError, check_transformers
-from ntlbg.evaluation.world_benchmark import SELECTORS, summarise
 from ntlbg.model_card import is_hub_name
 from ntlbg.modeling_ntlbg.modeling_ntlbg import NTLBGForConditionalGeneration
 from ntlbg.processors.processing_ntlbg import NTLBGProcessor
@@ -308,14 +307,19 @@ def exported(capsys, *words) -> tuple[int, str, str]:
 def test_export_writes_weights_code_processor_and_card(place, model, processor, tmp_path, capsys):
     model.save_pretrained(tmp_path / "saved")
     processor.save_pretrained(tmp_path / "saved")
-    figures = summarise({name: {"retrieve": [True, False]} for name in SELECTORS}) | {
+    row = {"accuracy": {"retrieve": 50.0}, "macro": 50.0, "ours_less": [-1.0, 1.0]}
+    figures = {
+        "selectors": {name: {"8": row} for name in ("ntlbg", "uniform", "top_k")},
+        "kinds": {"retrieve": 4},
+        "groups": [8],
         "videos": 4,
-        "k": 8,
+        "seconds": 256,
+        "candidates": 256,
+        "candidate_fps": 1.0,
         "split": "test",
-        "wording": "heldout",
         "commit": "c0ffee",
         "machine": "a CPU",
-        "command": "python -m ntlbg.evaluation.world_benchmark --videos 4",
+        "command": "python -m ntlbg.evaluation.frames_benchmark --videos 4",
     }
     (tmp_path / "figures.json").write_text(json.dumps(figures))
     words = ["--selector-only", "--figures", tmp_path / "figures.json", "--license", "mit"]
@@ -327,7 +331,7 @@ def test_export_writes_weights_code_processor_and_card(place, model, processor, 
     card = (tmp_path / "out" / "README.md").read_text()
     assert "license: mit\n" in card
     assert "- type: exact_match\n      value: 50.0\n" in card
-    assert "`python -m ntlbg.evaluation.world_benchmark --videos 4`" in card
+    assert "`python -m ntlbg.evaluation.frames_benchmark --videos 4`" in card
     assert str(tmp_path) not in card
     # The card goes along where nothing else was measured.
     code, _, _ = exported(capsys, tmp_path / "out", tmp_path / "whole", "--quiet")
@@ -355,7 +359,7 @@ def test_what_cannot_be_exported_is_one_sentence(place, model, processor, tmp_pa
     model.save_pretrained(tmp_path / "saved")
     processor.save_pretrained(tmp_path / "saved")
     (tmp_path / "figures.json").write_text("[]")
-    (tmp_path / "broken.json").write_text('{"accuracy": {}, "k": 8, "videos": 4, "command": "x"}')
+    (tmp_path / "broken.json").write_text('{"selectors": {}, "kinds": {}, "groups": [8], "command": "x"}')
     (tmp_path / "text.json").write_text('{"stage": "joint", "steps": 2, "scores": {"loss": "low"}}')
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a").touch()

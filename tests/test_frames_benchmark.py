@@ -41,8 +41,10 @@ def test_the_interval_of_a_difference_is_paired_by_video():
         hard = float(rng.random() < 0.5)
         # Where a video is hard it is so for both: the difference is always a tenth.
         videos.append(video([("count", 2)], {"ntlbg": {"8": [0.1 + 0.9 * hard]}, "uniform": {"8": [0.9 * hard]}}))
-    low, high = with_intervals(summarise(videos))["selectors"]["uniform"]["8"]["ours_less"]
+    row = with_intervals(summarise(videos))["selectors"]["uniform"]["8"]
+    low, high = row["ours_less"]
     assert low == pytest.approx(10) == high
+    assert row["events_less_uniform"] == [0, 0]
 
 
 def test_a_run_that_was_cut_off_goes_on_and_ends_as_if_it_had_not_been(tmp_path, capsys):
@@ -62,13 +64,16 @@ def test_a_run_that_was_cut_off_goes_on_and_ends_as_if_it_had_not_been(tmp_path,
     assert cut.with_suffix(".png").stat().st_size > 10_000
     assert "N = 128 candidates at 1 a second" in page
     capsys.readouterr()
-    with pytest.raises(SystemExit, match="holds results of another run"):
+    with pytest.raises(SystemExit) as ended:
         main([*few[:-1], "--videos", "2", "--out", str(cut)])
+    assert ended.value.code == 2
+    assert "holds results of something else (other selectors); give another --out" in capsys.readouterr().err
 
 
 def test_the_sentences_follow_the_figures():
     def row(macro, events):
-        return {"macro": macro, "accuracy": {"count": events}, "ours_less": [-3.0, -1.0]}
+        gaps = {"ours_less": [-3.0, -1.0], "events_less_uniform": [-4.0, 2.0]}
+        return {"macro": macro, "accuracy": {"count": events}, "events": events, **gaps}
 
     by = {
         "ntlbg": {"8": row(90.0, 90.0)},
@@ -80,5 +85,5 @@ def test_the_sentences_follow_the_figures():
     }
     said = " ".join(verdicts({"selectors": by, "groups": [8]}))
     assert "best baseline is aks, 92.0 % (difference -2.0 [-3.0, -1.0])" in said
-    assert "another question has 19.0 %, uniform 20.0 %, ntlbg 90.0 %" in said
+    assert "another question has 19.0 %, uniform 20.0 % (difference [-4.0, +2.0]), ntlbg 90.0 %" in said
     assert "75 % of the oracle's 96.0 %" in said

@@ -1,8 +1,9 @@
-"""What a bench of the procedural world leaves: figures as JSON, a picture of them, and the page that shows both."""
+"""What a bench leaves: figures as JSON, a picture of them, the page that shows both, and the commit they are of."""
 
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,3 +23,34 @@ def write_bench(out: Path, result: dict, draw: Callable[[Path], None], page: str
     draw(out.with_suffix(".png"))
     out.with_suffix(".md").write_text(page, encoding="utf-8")
     print(page)
+
+
+def write_between(page: Path, start: str, end: str, content: str) -> None:
+    """
+    Replace what stands between two markers of a page.
+
+    Raises:
+        ValueError: one of them does not stand there once.
+    """
+    text = page.read_text(encoding="utf-8")
+    for marker in (start, end):
+        if text.count(marker) != 1:
+            raise ValueError(f"{page} should hold {marker!r} once, and does not; put it where the table goes")
+    before, rest = text.split(start)
+    _, after = rest.split(end)
+    page.write_text(f"{before}{start}\n{content}{end}{after}", encoding="utf-8")
+
+
+def current_commit() -> str:
+    """The commit of this code, marked where the tree differs from it."""
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--exclude=*"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return described.stdout.strip()
+
+
+__all__ = ["current_commit", "write_bench", "write_between"]

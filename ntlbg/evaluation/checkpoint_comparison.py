@@ -3,15 +3,18 @@
     python -m ntlbg.evaluation.checkpoint_comparison checkpoints/ntlbg-tiny build/tiny/selection \\
         --out docs/benchmarks/tiny_recipe
 
-Each answers from the k groups that its own selector chooses. The videos are real mp4 files, as in `world_benchmark`.
+Each answers from the k groups that its own selector chooses, or that another rule takes. The videos are real mp4
+files.
 """
 
 import argparse
 import json
 import platform
+import shlex
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -19,50 +22,85 @@ from ntlbg.data.questions import KINDS
 from ntlbg.data.world import SPLITS
 from ntlbg.data.world_dataset import split_questions
 from ntlbg.data.world_video import write_video
+from ntlbg.evaluation.bench_page import current_commit
+from ntlbg.evaluation.bootstrap import paired_interval
 from ntlbg.evaluation.selector_report import table
-from ntlbg.evaluation.world_benchmark import (
-    DURATION,
-    accuracies,
-    answers_of_video,
-    current_commit,
-    paired_differences,
-)
-from ntlbg.modeling_ntlbg.modeling_ntlbg import NTLBGForConditionalGeneration
-from ntlbg.processors.processing_ntlbg import NTLBGProcessor
+from ntlbg.evaluation.world_answers import ORACLE, WorldAnswerer
+from ntlbg.selection.choosing import OURS, SELECTORS
 
 
 ALL = "all kinds"
+DURATION = 256  # seconds: 128 groups of two candidate frames at one a second
+
+# Whether answers are right: of each checkpoint, by kind of question, one bool a question, in one order for all.
+Right = dict[str, dict[str, list[bool]]]
 
 
-def compare(names: list[str], videos: list, k: int) -> dict[str, dict[str, list[bool]]]:
-    """Whether each checkpoint's answers are right.
+def compare(answerers: dict[str, WorldAnswerer], videos: list, selectors: list[str], k: int) -> dict[str, Right]:
+    """
+    Whether each checkpoint's answers are right.
 
     Args:
-        names: of the two checkpoints.
+        answerers: by the checkpoints' names.
         videos: (spec, questions) pairs of `split_questions`.
         k: groups shown.
 
     Returns:
-        {checkpoint: {kind: one bool a question, in one order for all checkpoints}}, of all kinds together under `ALL`.
+        by selector; of all kinds together under `ALL`.
     """
-    models = {name: NTLBGForConditionalGeneration.from_pretrained(name).eval() for name in names}
-    processors = {name: NTLBGProcessor.from_pretrained(name) for name in names}
-    right: dict[str, dict[str, list[bool]]] = {name: {kind: [] for kind in (*KINDS, ALL)} for name in names}
+    kinds = (*KINDS, ALL)
+    right = {selector: {name: {kind: [] for kind in kinds} for name in answerers} for selector in selectors}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "video.mp4"
-        for spec, questions in tqdm(videos, desc="videos"):
+        for spec, questions in tqdm([video for video in videos if video[1]], desc="videos"):
             write_video(spec, path)
-            for name in names:
-                answers = answers_of_video(models[name], processors[name], path, questions, k, ("ntlbg",))["ntlbg"]
-                for question, (text, _) in zip(questions, answers, strict=True):
-                    for kind in (question.kind, ALL):
-                        right[name][kind].append(text == question.answer)
-    return {name: {kind: values for kind, values in kinds.items() if values} for name, kinds in right.items()}
+            for name, answerer in answerers.items():
+                look = answerer.look(path, questions)
+                for selector in selectors:
+                    texts = answerer.answer(look, list(enumerate(answerer.choose(look, selector, k))))
+                    for question, text in zip(questions, texts, strict=True):
+                        for kind in (question.kind, ALL):
+                            right[selector][name][kind].append(text == question.answer)
+    return {
+        selector: {name: {kind: values for kind, values in kinds.items() if values} for name, kinds in by_name.items()}
+        for selector, by_name in right.items()
+    }
 
 
-def to_markdown(result: dict) -> str:
-    """The page."""
-    first, second = result["checkpoints"]
+def accuracies(right: Right) -> dict[str, dict[str, dict[str, float]]]:
+    """`right[name][kind]` -> accuracy and standard error in percent, and how many were asked."""
+    return {
+        name: {
+            kind: {
+                "accuracy": 100 * float(np.mean(values)),
+                "standard_error": 100 * float(np.std(values) / np.sqrt(len(values))),
+                "asked": len(values),
+            }
+            for kind, values in kinds.items()
+        }
+        for name, kinds in right.items()
+    }
+
+
+def paired_differences(ours: dict[str, list[bool]], others: dict[str, list[bool]]) -> dict[str, dict[str, float]]:
+    """By kind, the mean difference in points and its 95 % interval; both answered the same questions, in one order."""
+    paired = {}
+    for kind in ours:
+        difference = 100.0 * (np.array(ours[kind], float) - np.array(others[kind], float))
+        low, high = paired_interval(difference)
+        paired[kind] = {"mean": float(difference.mean()), "low": low, "high": high}
+    return paired
+
+
+def compared(right: Right) -> dict:
+    """The accuracies of two checkpoints, and the second's less the first's."""
+    first, second = right
+    return {"accuracy": accuracies(right), "difference": paired_differences(right[second], right[first])}
+
+
+def block(result: dict) -> str:
+    """The table of one selector on one split, and whether it shows a difference."""
+    first = next(iter(result["accuracy"]))
     kinds = list(result["accuracy"][first])
     rows = [
         [name, *(f"{row[kind]['accuracy']:.1f} ± {row[kind]['standard_error']:.1f}" for kind in kinds)]
@@ -77,12 +115,23 @@ def to_markdown(result: dict) -> str:
         if not apart
         else f"A difference is shown for {', '.join(apart)}; the other intervals hold 0."
     )
+    return f"{table(['checkpoint', *heads], rows)}\n\n{verdict}\n\n"
+
+
+def to_markdown(result: dict) -> str:
+    """The page."""
+    first, second = result["checkpoints"]
+    blocks = "".join(
+        f"## Split `{split}`, groups of {selector}\n\n{block(one)}"
+        for split, by in result["splits"].items()
+        for selector, one in by.items()
+    )
     return (
         f"# {second} beside {first}\n\nExact match in percent ± standard error on {result['videos']} videos of "
-        f"{DURATION} seconds of the {result['split']} split, in wordings never used in training, from the "
-        f"{result['k']} of {DURATION // 2} groups that each checkpoint chooses itself. The difference is paired by "
-        f"question, with a 95 % bootstrap interval.\n\n{table(['checkpoint', *heads], rows)}\n\n{verdict}\n\n"
-        f"Commit {result['commit']}, {result['machine']}, `{result['command']}`.\n"
+        f"{DURATION} seconds of each split, in wordings never used in training, from {result['k']} of "
+        f"{DURATION // 2} groups: those that each checkpoint chooses itself ({OURS}), or that another rule takes. The "
+        f"difference is paired by question, with a 95 % bootstrap interval.\n\n{blocks}Commit {result['commit']}, "
+        f"{result['machine']}, `{result['command']}`.\n"
     )
 
 
@@ -91,26 +140,28 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", nargs=2, metavar="CHECKPOINT")
     parser.add_argument("--videos", type=int, default=400)
-    parser.add_argument("--split", default="test", choices=tuple(SPLITS)[1:])
+    parser.add_argument("--split", nargs="+", default=["test"], choices=tuple(SPLITS)[1:])
+    parser.add_argument("--selectors", nargs="+", default=[OURS], choices=[*SELECTORS, ORACLE], metavar="NAME")
     parser.add_argument("-k", type=int, default=8)
     parser.add_argument("--out", type=Path, help="path without suffix of the page; none is written without it")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
     commit = current_commit()
-    videos = split_questions(args.split, args.videos, duration=DURATION, wording="heldout")
-    right = compare(args.checkpoints, videos, args.k)
-    first, second = args.checkpoints
+    answerers = {name: WorldAnswerer(name) for name in args.checkpoints}
+    splits: dict = {}
+    for split in args.split:
+        videos = split_questions(split, args.videos, duration=DURATION, wording="heldout")
+        right = compare(answerers, videos, args.selectors, args.k)
+        splits[split] = {selector: compared(by_name) for selector, by_name in right.items()}
     result = {
         "checkpoints": args.checkpoints,
-        "accuracy": accuracies(right),
-        "difference": paired_differences(right[second], right[first]),
+        "splits": splits,
         "videos": args.videos,
         "k": args.k,
-        "split": args.split,
         "commit": commit,
         "machine": f"{platform.machine()} CPU, 1 thread",
-        "command": f"python -m ntlbg.evaluation.checkpoint_comparison {first} {second} --videos {args.videos} "
-        f"--split {args.split} -k {args.k}",
+        "command": f"python -m ntlbg.evaluation.checkpoint_comparison {' '.join(args.checkpoints)} --videos "
+        f"{args.videos} --split {' '.join(args.split)} --selectors {shlex.join(args.selectors)} -k {args.k}",
     }
     page = to_markdown(result)
     print(page)

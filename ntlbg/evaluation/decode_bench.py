@@ -27,10 +27,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from ntlbg.evaluation.bench_page import current_commit
 from ntlbg.evaluation.decode_films import FILMS, make_film
 from ntlbg.evaluation.decode_jobs import FOUND_BY, WAYS
 from ntlbg.evaluation.decode_report import draw, to_markdown
-from ntlbg.evaluation.world_benchmark import current_commit
 
 
 LIBRARIES = ("ours", "torchcodec", "decord")

@@ -4,7 +4,7 @@
 
 Accuracies are those of `frames_benchmark` (ntlbg-tiny answers, T = 128 groups of N = 256 candidates). Times and memory
 at these very numbers of groups are measured with a random-weight Qwen2-VL shape large enough that the model decides
-(486 M parameters; `--shape` reads another one), each case in a process of its own. Writes JSON, a page and a picture.
+(486 M parameters; `--shape` takes another one), each case in a process of its own. Writes JSON, a page and a picture.
 """
 
 from __future__ import annotations
@@ -22,41 +22,12 @@ from tqdm import tqdm
 
 from ntlbg.data.world import build_video, split_seed
 from ntlbg.data.world_video import write_video
-from ntlbg.evaluation.bench_page import write_bench
+from ntlbg.evaluation.bench_page import current_commit, write_bench
 from ntlbg.evaluation.efficiency_report import draw, to_markdown
 from ntlbg.evaluation.efficiency_run import LANGUAGE
-from ntlbg.evaluation.world_benchmark import current_commit
+from ntlbg.evaluation.shapes import read_shape
 
 
-SHAPE = {
-    "text": {
-        "hidden_size": 1024,
-        "intermediate_size": 4096,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 4,
-    },
-    "vision": {
-        "depth": 16,
-        "embed_dim": 768,
-        "num_heads": 12,
-        "mlp_ratio": 4,
-        "patch_size": 14,
-        "spatial_merge_size": 2,
-    },
-    # CLIP ViT-B/32, the smallest dual encoder in common use.
-    "clip_vision": {
-        "hidden_size": 768,
-        "intermediate_size": 3072,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "patch_size": 32,
-        "image_size": 224,
-    },
-    "side": 224,
-    "dtype": "float32",
-    "device": "cpu",
-}
 OURS, REFERENCE = "ntlbg", 8
 # One film, as films are: 25 pictures a second.
 SECONDS, FPS, SIDE = 256, 25, 448
@@ -187,7 +158,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=Path, default=Path("docs/benchmarks/frames.json"), help="the accuracies")
     parser.add_argument("--tokenizer-of", default="checkpoints/ntlbg-tiny", help="checkpoint with the tokenizer")
-    parser.add_argument("--shape", type=Path, help="JSON of another shape, of the fields of `SHAPE`")
+    parser.add_argument("--shape", default="small", help="a name or a JSON file of `shapes` (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda ... (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--films", type=Path, default=Path("build/films"), help="folder that keeps the film")
@@ -195,7 +167,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     frames = json.loads(args.frames.read_text(encoding="utf-8"))
     commit = current_commit()
-    shape = SHAPE if args.shape is None else json.loads(args.shape.read_text(encoding="utf-8"))
+    shape = read_shape(args.shape, args.device)
     everything = frames["seconds"] // 2
     common = {
         "shape": shape,
@@ -222,8 +194,8 @@ def main(arguments: list[str] | None = None) -> None:
         "accuracies": {"page": args.frames.name, "commit": frames["commit"]},
         "commit": commit,
         "machine": f"{platform.machine()} {shape['device']}, {args.threads} threads, {shape['dtype']}",
-        "command": f"python -m ntlbg.evaluation.efficiency --repeats {args.repeats} --threads {args.threads}"
-        + ("" if args.shape is None else f" --shape {args.shape}"),
+        "command": f"python -m ntlbg.evaluation.efficiency --shape {args.shape} --device {args.device} --repeats "
+        f"{args.repeats} --threads {args.threads}",
     }
     write_bench(args.out, result, lambda path: draw(result, frames, path), to_markdown(result, args.out.name))
 

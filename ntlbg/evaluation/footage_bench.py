@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
+from ntlbg.evaluation.bench_page import current_commit
 from ntlbg.evaluation.descriptor_worlds import DescriptorVideo, unit
 from ntlbg.evaluation.selector_bench import KS, MEASURES, NEED_QUERY, OURS, TRUTH, choose, measure
 from ntlbg.evaluation.selector_report import table
-from ntlbg.evaluation.world_benchmark import current_commit
 from ntlbg.selection.baselines import BASELINES
 from ntlbg.selection.descriptors import describe_frames
 

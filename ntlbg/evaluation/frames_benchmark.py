@@ -11,8 +11,8 @@ and a picture.
 from __future__ import annotations
 
 import argparse
-import json
 import platform
+import shlex
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,14 +21,16 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ntlbg.data.questions import KINDS, Question, span_groups
+from ntlbg.data.questions import GLOBAL_KINDS, KINDS, Question, span_groups
+from ntlbg.data.world import SPLITS
 from ntlbg.data.world_dataset import split_questions
 from ntlbg.data.world_video import write_video
-from ntlbg.evaluation.bench_page import write_bench
+from ntlbg.errors import InputError
+from ntlbg.evaluation.bench_page import current_commit, write_bench
 from ntlbg.evaluation.frames_report import draw, to_markdown
+from ntlbg.evaluation.ledger import Ledger
 from ntlbg.evaluation.selector_bench import relative_mse, temporal_entropy
 from ntlbg.evaluation.world_answers import EVERYTHING, ORACLE, SHUFFLED, Look, WorldAnswerer
-from ntlbg.evaluation.world_benchmark import current_commit
 from ntlbg.modeling_ntlbg.gaussian_ntlbg import fit_gaussian
 from ntlbg.modeling_ntlbg.selection_ntlbg import Selection
 from ntlbg.selection.choosing import SELECTORS
@@ -118,12 +120,14 @@ def summarise(videos: list[dict]) -> dict:
 
     Returns:
         per selector and k: `accuracy` by kind, in percent; `macro`, their mean, and `macro_draws`, 2,000 bootstrap
-        means of it over videos (the same videos for all selectors, so that differences are paired); `pieces`, by the
-        number of pieces of evidence; `figures`, means over questions.
+        means of it over videos (the same videos for all selectors, so that differences are paired); `events` and
+        `events_draws`, the same over the kinds that ask about events; `pieces`, by the number of pieces of evidence;
+        `figures`, means over questions.
     """
     kinds = [kind for kind in KINDS if any(one["kind"] == kind for video in videos for one in video["asked"])]
     rng = np.random.default_rng(0)
     weights = rng.multinomial(len(videos), np.full(len(videos), 1 / len(videos)), size=2000).astype(float)
+    of_events = [at for at, kind in enumerate(kinds) if kind not in GLOBAL_KINDS]
     counts = np.array([[sum(one["kind"] == kind for one in video["asked"]) for kind in kinds] for video in videos])
     summary: dict = {}
     for selector in videos[0]["right"]:
@@ -142,6 +146,8 @@ def summarise(videos: list[dict]) -> dict:
                 "accuracy": dict(zip(kinds, (100 * hits.sum(0) / counts.sum(0)).tolist(), strict=True)),
                 "macro": float(100 * (hits.sum(0) / counts.sum(0)).mean()),
                 "macro_draws": 100 * _means(weights @ hits, weights @ counts),
+                "events": float(100 * (hits.sum(0) / counts.sum(0))[of_events].mean()),
+                "events_draws": 100 * _means((weights @ hits)[:, of_events], (weights @ counts)[:, of_events]),
                 "pieces": {str(n): 100 * float(np.mean(pieces[n])) for n in sorted(pieces)},
                 "figures": dict(zip(FIGURES, np.nanmean(measured, axis=0).tolist(), strict=True)),
             }
@@ -157,35 +163,25 @@ def _means(hits: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def with_intervals(summary: dict) -> dict:
-    """Replace the draws of each macro average by its 95 % interval, and by that of ours less it, paired by video; the
-    first `KEPT_DRAWS` of those that costs are compared at stay, under "draws"."""
+    """Replace the draws of each macro average by its 95 % interval, and by that of ours less it, those over events by
+    that of it less uniform, all paired by video; the first `KEPT_DRAWS` of those that costs are compared at stay,
+    under "draws"."""
     compared = {name: by_k for name, by_k in summary["selectors"].items() if name in ("ntlbg", "uniform", EVERYTHING)}
     summary["draws"] = {
         name: {k: row["macro_draws"][:KEPT_DRAWS].round(2).tolist() for k, row in by_k.items()}
         for name, by_k in compared.items()
     }
     ours = {k: row["macro_draws"] for k, row in summary["selectors"]["ntlbg"].items()}
+    even = {k: row["events_draws"] for k, row in summary["selectors"].get("uniform", {}).items()}
     for by_k in summary["selectors"].values():
         for k, row in by_k.items():
-            draws = row.pop("macro_draws")
+            draws, events = row.pop("macro_draws"), row.pop("events_draws")
             row["macro_interval"] = np.quantile(draws, (0.025, 0.975)).tolist()
             if k in ours:
                 row["ours_less"] = np.quantile(ours[k] - draws, (0.025, 0.975)).tolist()
+            if k in even:
+                row["events_less_uniform"] = np.quantile(events - even[k], (0.025, 0.975)).tolist()
     return summary
-
-
-def kept(path: Path, settings: dict) -> dict[int, dict]:
-    """The videos that an earlier run with the same settings finished, by number."""
-    if not path.is_file():
-        return {}
-    with path.open(encoding="utf-8") as file:
-        header = json.loads(file.readline())
-        if header != settings:
-            raise SystemExit(
-                f"{path} holds results of another run ({header}); remove it, or give another --out for {settings}"
-            )
-        # A line that was cut off by the end of a run is asked again.
-        return {row["number"]: row for row in (json.loads(line) for line in file if line.endswith("\n"))}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -193,7 +189,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="checkpoints/ntlbg-tiny")
     parser.add_argument("--videos", type=int, default=200)
-    parser.add_argument("--split", default="test", choices=("validation", "test", "test-background"))
+    parser.add_argument("--split", default="test", choices=tuple(SPLITS)[1:])
     parser.add_argument("--seconds", type=int, default=256, help="length of each video; 2 seconds are a group")
     parser.add_argument("--groups", type=int, nargs="+", default=list(GROUPS))
     parser.add_argument("--selectors", nargs="+", metavar="NAME", help="default: all")
@@ -212,25 +208,22 @@ def main(arguments: list[str] | None = None) -> None:
         "groups": args.groups,
         "selectors": selectors,
     }
-    args.work.mkdir(parents=True, exist_ok=True)
-    lines = args.work / f"{args.out.name}.jsonl"
-    done = kept(lines, settings)
-    # Written anew, without a line that was cut off.
-    lines.write_text("".join(json.dumps(row) + "\n" for row in (settings, *done.values())), encoding="utf-8")
+    try:
+        ledger = Ledger(args.work / f"{args.out.name}.jsonl", settings, ("number",))
+    except InputError as error:
+        parser.error(str(error))
     videos = split_questions(args.split, args.videos + LATER, duration=args.seconds, wording="heldout")
     answerer = WorldAnswerer(args.model)
-    with tempfile.TemporaryDirectory() as folder, lines.open("a", encoding="utf-8") as file:
+    with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "video.mp4"
         for number, (spec, questions) in enumerate(tqdm(videos[: args.videos], desc="videos")):
-            if number in done:
+            if (number,) in ledger.lines:
                 continue
             write_video(spec, path)
             following = [other for _, theirs in videos[number + 1 :] for other in theirs]
             others = [next(other.text for other in following if other.kind == one.kind) for one in questions]
-            done[number] = {"number": number} | run_video(answerer, path, questions, others, selectors, args.groups)
-            file.write(json.dumps(done[number]) + "\n")
-            file.flush()
-    summary = with_intervals(summarise([done[number] for number in range(args.videos)]))
+            ledger.add({"number": number} | run_video(answerer, path, questions, others, selectors, args.groups))
+    summary = with_intervals(summarise([ledger.lines[(number,)] for number in range(args.videos)]))
     result = {
         **summary,
         "videos": args.videos,
@@ -242,7 +235,8 @@ def main(arguments: list[str] | None = None) -> None:
         "commit": commit,
         "machine": f"{platform.machine()} CPU, 1 thread",
         "command": f"python -m ntlbg.evaluation.frames_benchmark --model {args.model} --videos {args.videos} "
-        f"--split {args.split} --seconds {args.seconds} --groups {' '.join(map(str, args.groups))}",
+        f"--split {args.split} --seconds {args.seconds} --groups {' '.join(map(str, args.groups))}"
+        + ("" if args.selectors is None else f" --selectors {shlex.join(args.selectors)}"),
     }
     write_bench(args.out, result, lambda path: draw(result, path), to_markdown(result, args.out.name))
 

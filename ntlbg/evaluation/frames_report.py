@@ -1,9 +1,15 @@
-"""The page and the picture of `frames_benchmark`, from its JSON."""
+"""The page, the picture and the README's table of `frames_benchmark`, from its JSON.
+
+python -m ntlbg.evaluation.frames_report docs/benchmarks/frames.json --readme README.md
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
 from pathlib import Path
 
+from ntlbg.evaluation.bench_page import write_bench, write_between
 from ntlbg.evaluation.selector_report import table
 from ntlbg.evaluation.world_answers import EVERYTHING, ORACLE, SHUFFLED
 from ntlbg.selection.choosing import OURS
@@ -19,6 +25,13 @@ NAMED = {
     ORACLE: ("#1c2127", "D"),
 }
 REFERENCE = 8
+# Rules that never read the question.
+BLIND = ("uniform", "random", "farthest_point", "k_means", "k_medoids", "scene_tiling")
+# Of the baselines the README names the best at the reference, and these.
+ALWAYS = ("top_k", "uniform")
+BEST = 4
+README_START = "<!-- frames-table: written by `make bench-frames` -->"
+README_END = "<!-- /frames-table -->"
 
 
 def rivals(result: dict) -> list[str]:
@@ -41,14 +54,19 @@ def verdicts(result: dict) -> list[str]:
         if "uniform" in by and "32" in by["uniform"]:
             lines.append(f"uniform with 32 groups has {by['uniform']['32']['macro']:.1f} %.")
         if SHUFFLED in by and "uniform" in by:
-            events = [kind for kind in ("retrieve", "order", "count") if kind in by[OURS][k]["accuracy"]]
-            means = {
-                name: sum(by[name][k]["accuracy"][kind] for kind in events) / len(events)
-                for name in (SHUFFLED, "uniform", OURS)
-            }
+            low, high = by[SHUFFLED][k]["events_less_uniform"]
             lines.append(
-                f"On questions about events, ntlbg asked another question has {means[SHUFFLED]:.1f} %, uniform "
-                f"{means['uniform']:.1f} %, ntlbg {means[OURS]:.1f} %: the lead comes from the question."
+                f"On questions about events, ntlbg asked another question has {by[SHUFFLED][k]['events']:.1f} %, "
+                f"uniform {by['uniform'][k]['events']:.1f} % (difference [{low:+.1f}, {high:+.1f}]), ntlbg "
+                f"{by[OURS][k]['events']:.1f} %: the lead comes from the question."
+            )
+    blind = [name for name in BLIND if name in by]
+    for other in (str(n) for n in result["groups"] if n > REFERENCE):
+        if blind and other in by[OURS]:
+            best = max(blind, key=lambda name: by[name][other]["macro"])
+            lines.append(
+                f"With {other} groups {best}, which never reads the question, has {by[best][other]['macro']:.1f} %, "
+                f"ntlbg {by[OURS][other]['macro']:.1f} %."
             )
     if EVERYTHING in by and ORACLE in by and k in by[ORACLE]:
         (groups, everything), oracle = next(iter(by[EVERYTHING].items())), by[ORACLE][k]["macro"]
@@ -111,6 +129,35 @@ def to_markdown(result: dict, picture: str) -> str:
     )
 
 
+def to_summary(result: dict) -> str:
+    """The table of the README and of the model's card: ours, the best baselines, and what they are held against."""
+    by, kinds, k = result["selectors"], list(result["kinds"]), str(REFERENCE)
+    baselines = sorted(rivals(result), key=lambda name: -by[name][k]["macro"])
+    shown = {OURS, SHUFFLED, ORACLE, *ALWAYS, *baselines[:BEST]} & set(by)
+    further = [str(other) for other in result["groups"] if other > REFERENCE]
+    rows = []
+    for name in sorted(shown, key=lambda name: -by[name][k]["macro"]):
+        row = by[name][k]
+        gap = "" if name == OURS else "[{:+.1f}, {:+.1f}]".format(*row["ours_less"])
+        cells = [*(row["accuracy"][kind] for kind in kinds), row["macro"]]
+        later = [f"{by[name][other]['macro']:.1f}" for other in further]
+        rows.append([name, *(f"{cell:.1f}" for cell in cells), gap, *later])
+    for groups, row in by.get(EVERYTHING, {}).items():
+        cells = [*(row["accuracy"][kind] for kind in kinds), row["macro"]]
+        rows.append([f"all {groups}", *(f"{cell:.1f}" for cell in cells), *[""] * (1 + len(further))])
+    heads = [f"{kind} (n = {count})" for kind, count in result["kinds"].items()]
+    head = [f"k = {k}", *heads, "macro average", "ntlbg less it", *(f"macro, k = {other}" for other in further)]
+    return (
+        f"Exact match in percent on {result['videos']} unseen videos of {result['seconds']} seconds, in wordings "
+        f"never used in training: k of {result['seconds'] // 2} groups, N = {result['candidates']} candidates at "
+        f"{result['candidate_fps']:g} a second. Of {len(baselines)} published rules the best {BEST} at k = {k}, and "
+        f"{' and '.join(ALWAYS)}; those that rank by the question have our trained relevance to rank by. `oracle` "
+        "knows where the evidence is; `ntlbg, other question` chooses "
+        f"for a question about another video.\n\n{table(head, rows)}\n\nCommit {result['commit']}, "
+        f"{result['machine']}, `{result['command']}`.\n"
+    )
+
+
 def draw(result: dict, path: Path) -> None:
     """Macro average against k, a line a selector."""
     import matplotlib
@@ -143,3 +190,20 @@ def draw(result: dict, path: Path) -> None:
     axes.legend(loc="lower right", frameon=False)
     figure.savefig(path, dpi=140)
     plt.close(figure)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Write page and picture anew, and the README's table where asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("json", type=Path, help="what `frames_benchmark` wrote")
+    parser.add_argument("--readme", type=Path, help="page whose table is written anew")
+    args = parser.parse_args(arguments)
+    result = json.loads(args.json.read_text(encoding="utf-8"))
+    out = args.json.with_suffix("")
+    write_bench(out, result, lambda path: draw(result, path), to_markdown(result, out.name))
+    if args.readme is not None:
+        write_between(args.readme, README_START, README_END, to_summary(result))
+
+
+if __name__ == "__main__":
+    main()

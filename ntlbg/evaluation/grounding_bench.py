@@ -27,8 +27,8 @@ from ntlbg.data.questions import uniform_groups
 from ntlbg.data.world import split_seed
 from ntlbg.data.world_moments import build_moment_video, moment_records
 from ntlbg.data.world_video import write_video
+from ntlbg.evaluation.bench_page import current_commit
 from ntlbg.evaluation.grounding_report import draw, summarise, to_markdown
-from ntlbg.evaluation.world_benchmark import current_commit
 from ntlbg.fingerprints import hash_of, weights_digests
 from ntlbg.grounding.spans import saliency, spans_of_curve
 from ntlbg.grounding.tasks import Grounding, read_grounded

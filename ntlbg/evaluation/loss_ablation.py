@@ -33,8 +33,8 @@ from ntlbg.data.questions import (
 )
 from ntlbg.data.video_entries import VideoEntry
 from ntlbg.data.world import build_video, split_seed
+from ntlbg.evaluation.bench_page import current_commit
 from ntlbg.evaluation.loss_report import draw, summarise, to_markdown
-from ntlbg.evaluation.world_benchmark import current_commit
 from ntlbg.fingerprints import hash_of, weights_digests
 from ntlbg.modeling_ntlbg.adapters_ntlbg import VideoFeatures
 from ntlbg.modeling_ntlbg.modeling_ntlbg import NTLBGForConditionalGeneration

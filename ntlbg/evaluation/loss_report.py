@@ -188,7 +188,7 @@ over seeds and videos, paired.
 
 "Events seen" is the share of the events asked about of which a group was shown. "Constraint" (Var(m) / mean(m)^2 of
 the shown groups' squared Mahalanobis distances) and "uniformity" (of their times) are the specification's figures.
-So short a training is far from what annotated spans can teach in the end ([tiny.md](tiny.md)); the table compares
+So short a training is far from what annotated spans can teach in the end ([frames.md](frames.md)); the table compares
 losses at equal cost, {seconds:.0f} CPU seconds a run, but for "task, twice the steps". That row was added to the bench
 when its first eight runs (seed 0 of each other row, and seed 1 of the task loss alone) had been seen on the test
 split, the two of the task loss alone around what is wanted. Rates were chosen on validation videos, lengths by time

@@ -16,9 +16,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from ntlbg.evaluation.bench_page import current_commit
 from ntlbg.evaluation.memory_cases import CASES, HELD_OUT
 from ntlbg.evaluation.memory_run import STEPS, base_config
-from ntlbg.evaluation.world_benchmark import current_commit
 from ntlbg.training.memory import FRAMEWORK_BYTES, Estimate, Job, estimate_memory
 from ntlbg.training.model_shapes import shape_of_config
 

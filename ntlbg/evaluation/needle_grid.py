@@ -10,7 +10,6 @@ real mp4 file. Ours and uniform sampling see the same candidates, and the same m
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import tempfile
 from collections.abc import Sequence
@@ -24,11 +23,11 @@ from ntlbg.data.needles import NEEDLES, needle_video
 from ntlbg.data.questions import Question, span_groups
 from ntlbg.data.world import split_seed
 from ntlbg.data.world_video import write_video
-from ntlbg.evaluation.bench_page import write_bench
-from ntlbg.evaluation.frames_benchmark import kept
+from ntlbg.errors import InputError
+from ntlbg.evaluation.bench_page import current_commit, write_bench
+from ntlbg.evaluation.ledger import Ledger
 from ntlbg.evaluation.needle_report import draw, to_markdown
 from ntlbg.evaluation.world_answers import WorldAnswerer
-from ntlbg.evaluation.world_benchmark import current_commit
 
 
 MINUTES = (2.5, 5, 10, 20, 40, 60)
@@ -126,10 +125,10 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     commit = current_commit()
     settings = {name: getattr(args, name) for name in ("model", "minutes", "groups", "split", "needle_seconds")}
-    args.work.mkdir(parents=True, exist_ok=True)
-    lines = args.work / f"{args.out.name}.jsonl"
-    done = kept(lines, settings)
-    lines.write_text("".join(json.dumps(row) + "\n" for row in (settings, *done.values())), encoding="utf-8")
+    try:
+        ledger = Ledger(args.work / f"{args.out.name}.jsonl", settings, ("number",))
+    except InputError as error:
+        parser.error(str(error))
     answerer = WorldAnswerer(args.model)
     # Seed by seed, so that a run that was cut off has whole grids of fewer seeds.
     jobs = [
@@ -139,12 +138,12 @@ def main(arguments: list[str] | None = None) -> None:
         for part, depths in enumerate(depths_of_files())
     ]
     wanted = []
-    with tempfile.TemporaryDirectory() as folder, lines.open("a", encoding="utf-8") as file:
+    with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "video.mp4"
         for seed, minutes, part, depths in tqdm(jobs, desc="files"):
             number = f"{seed}-{minutes:g}-{part}"
             wanted.append(number)
-            if number in done:
+            if (number,) in ledger.lines:
                 continue
             spec, questions = needle_video(
                 split_seed(args.split, seed),
@@ -153,12 +152,9 @@ def main(arguments: list[str] | None = None) -> None:
                 args.needle_seconds,
             )
             write_video(spec, path, fps=1, size=112)
-            done[number] = {"number": number, "minutes": minutes, "depths": depths} | run_file(
-                answerer, path, questions, args.groups
-            )
-            file.write(json.dumps(done[number]) + "\n")
-            file.flush()
-    rows = [done[number] for number in wanted]
+            found = run_file(answerer, path, questions, args.groups)
+            ledger.add({"number": number, "minutes": minutes, "depths": depths} | found)
+    rows = [ledger.lines[(number,)] for number in wanted]
     result = {
         "grids": grids(rows, args.minutes, args.groups),
         "minutes": args.minutes,

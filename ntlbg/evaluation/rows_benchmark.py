@@ -6,11 +6,8 @@ that was cut off goes on where it stopped.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,10 +15,13 @@ import numpy as np
 from ntlbg.data.qa_records import question_text, video_source
 from ntlbg.errors import InputError
 from ntlbg.evaluation.harness_questions import option_letter
+from ntlbg.evaluation.ledger import Ledger
 from ntlbg.processors.video_source_ntlbg import VideoError
 from ntlbg.training.answer_scoring import normalised
 
 
+# What tells the answers of a ledger apart.
+KEY = ("id", "selector", "k")
 # What rows with options are told, in our words.
 ANSWER_WITH_A_LETTER = "Answer with the letter of the right option alone."
 # Lengths of videos in seconds that accuracies are told apart by, as LongVideoBench and Video-MME do.
@@ -60,50 +60,6 @@ def spans_seen(row: dict, seconds: Sequence[float], step: float) -> float | None
     moments = np.asarray(seconds, dtype=float)
     seen = [bool(((moments > start - step) & (moments < end)).any()) for start, end in row["spans"]]
     return float(np.mean(seen))
-
-
-class Ledger:
-    """
-    Answers on disk, one a line; the first line says what they are answers to.
-
-    Args:
-        path: made where it is not there.
-        settings: what decides the answers.
-
-    Raises:
-        InputError: the file holds answers of other settings.
-    """
-
-    def __init__(self, path: Path, settings: dict):
-        self.path = path
-        self.lines: dict[tuple[str, str, int], dict] = {}
-        if path.is_file() and path.stat().st_size:
-            try:
-                header, *rows = [
-                    json.loads(line) for line in path.read_text("utf-8").splitlines(True) if line[-1] == "\n"
-                ]
-                self.lines = {(row["id"], row["selector"], row["k"]): row for row in rows}
-            except (ValueError, KeyError, TypeError) as error:
-                raise InputError(f"{str(path)!r} is no file of answers of this bench; remove it") from error
-            if header != settings:
-                other = ", ".join(name for name in settings if header.get(name) != settings[name])
-                raise InputError(
-                    f"{str(path)!r} holds answers to something else (other {other}); give another --out, or remove it"
-                )
-        # Written anew, without a line that was cut off.
-        path.write_text("".join(_line(row) for row in (settings, *self.lines.values())), encoding="utf-8")
-
-    def add(self, row: dict) -> None:
-        """Keep one answer, at once."""
-        self.lines[row["id"], row["selector"], row["k"]] = row
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(_line(row))
-            file.flush()
-            os.fsync(file.fileno())
-
-
-def _line(row: dict) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def run(
@@ -244,4 +200,4 @@ def _length(seconds: float) -> str:
     return f"{low // 60:g} min and more" if high == float("inf") else f"{low // 60:g} to {high // 60:g} min"
 
 
-__all__ = ["Ledger", "Setting", "prompt_of", "run", "score", "spans_seen", "summarise"]
+__all__ = ["KEY", "Setting", "prompt_of", "run", "score", "spans_seen", "summarise"]

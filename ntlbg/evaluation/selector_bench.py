@@ -19,9 +19,10 @@ from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from ntlbg.evaluation.bench_page import current_commit
+from ntlbg.evaluation.bootstrap import paired_interval
 from ntlbg.evaluation.descriptor_worlds import CUES, FRAMES, WORLDS, WRITTEN_LATER, DescriptorVideo, unit
 from ntlbg.evaluation.selector_report import draw, to_markdown
-from ntlbg.evaluation.world_benchmark import current_commit, paired_interval
 from ntlbg.modeling_ntlbg.scorer_ntlbg import relevance_to
 from ntlbg.modeling_ntlbg.strata_ntlbg import select_representatives
 from ntlbg.modeling_ntlbg.streaming_ntlbg import StreamingGaussian

@@ -1,6 +1,6 @@
 """The last step of `make tiny`: the checkpoint as it is committed, with its code and a card.
 
-    python -m ntlbg.training.tiny_package --figures docs/benchmarks/tiny.json
+    python -m ntlbg.training.tiny_package --figures docs/benchmarks/frames.json
 
 writes checkpoints/ntlbg-tiny anew after the code or the figures changed.
 """
@@ -33,7 +33,7 @@ def package(source: Path, out: Path, figures: Path | None = None) -> None:
     """Save the checkpoint in `source` to `out` (they may be the same) with its code, processor and card.
 
     Args:
-        figures: JSON of `ntlbg.evaluation.world_benchmark` for these weights; without it the card says that nothing
+        figures: JSON of `ntlbg.evaluation.frames_benchmark` for these weights; without it the card says that nothing
             has been measured.
     """
     model = NTLBGForConditionalGeneration.from_pretrained(source)
@@ -65,7 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=Path, default=Path("checkpoints/ntlbg-tiny"))
     parser.add_argument("--out", type=Path, default=Path("checkpoints/ntlbg-tiny"))
-    parser.add_argument("--figures", type=Path, help="JSON of `make bench-tiny` for these weights")
+    parser.add_argument("--figures", type=Path, help="JSON of `make bench-frames` for these weights")
     args = parser.parse_args()
     package(args.source, args.out, args.figures)
 
