@@ -307,7 +307,7 @@ def exported(capsys, *words) -> tuple[int, str, str]:
 def test_export_writes_weights_code_processor_and_card(place, model, processor, tmp_path, capsys):
     model.save_pretrained(tmp_path / "saved")
     processor.save_pretrained(tmp_path / "saved")
-    row = {"accuracy": {"retrieve": 50.0}, "macro": 50.0, "ours_less": [-1.0, 1.0]}
+    row = {"accuracy": {"retrieve": 50.0}, "macro": 50.0, "events": 50.0, "ours_less": [-1.0, 1.0]}
     figures = {
         "selectors": {name: {"8": row} for name in ("ntlbg", "uniform", "top_k")},
         "kinds": {"retrieve": 4},

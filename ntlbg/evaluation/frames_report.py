@@ -51,6 +51,11 @@ def verdicts(result: dict) -> list[str]:
             f"With {k} groups ntlbg has a macro average of {ours:.1f} %; the best baseline is {best}, "
             f"{by[best][k]['macro']:.1f} % (difference {ours - by[best][k]['macro']:+.1f} [{low:+.1f}, {high:+.1f}])."
         )
+        strongest = max(rivals(result), key=lambda name: by[name][k]["events"])
+        lines.append(
+            f"On questions about events alone ntlbg has {by[OURS][k]['events']:.1f} %, the best baseline, {strongest}, "
+            f"{by[strongest][k]['events']:.1f} %."
+        )
         if "uniform" in by and "32" in by["uniform"]:
             lines.append(f"uniform with 32 groups has {by['uniform']['32']['macro']:.1f} %.")
         if SHUFFLED in by and "uniform" in by:
@@ -92,13 +97,13 @@ def to_markdown(result: dict, picture: str) -> str:
     for name in order:
         row = by[name][key]
         gap = "" if name == OURS else "{:+.1f}, {:+.1f}".format(*row["ours_less"])
-        rows.append(
-            [name, f"{row['macro']:.1f}", gap and f"[{gap}]", *(f"{row['accuracy'][kind]:.1f}" for kind in kinds)]
-        )
+        cells = [row["events"], *(row["accuracy"][kind] for kind in kinds)]
+        rows.append([name, f"{row['macro']:.1f}", gap and f"[{gap}]", *(f"{cell:.1f}" for cell in cells)])
     for groups, row in by.get(EVERYTHING, {}).items():
-        rows.append([f"all {groups}", f"{row['macro']:.1f}", "", *(f"{row['accuracy'][kind]:.1f}" for kind in kinds)])
+        cells = [row["events"], *(row["accuracy"][kind] for kind in kinds)]
+        rows.append([f"all {groups}", f"{row['macro']:.1f}", "", *(f"{cell:.1f}" for cell in cells)])
     heads = [f"{kind} (n = {count})" for kind, count in result["kinds"].items()]
-    at_reference = table([f"exact match at k = {key}, %", "macro", "ours less it", *heads], rows)
+    at_reference = table([f"exact match at k = {key}, %", "macro", "ours less it", "events", *heads], rows)
     pieces = list(by[OURS][key]["pieces"])
     by_pieces = table(
         [f"pieces of evidence, k = {key}, %", *pieces],
@@ -118,7 +123,7 @@ def to_markdown(result: dict, picture: str) -> str:
         f"`{result['split']}`, {sampled} in every row, questions in wordings never used in training. Every selector "
         "hands the same model k groups of the same features; published rules see the groups' descriptors and our "
         "trained relevance in the place of their scores, rules that draw are the mean of three draws. The macro "
-        "average is over kinds of question; intervals are 95 %, by bootstrap over videos, paired.\n\n"
+        "average is over kinds of question, `events` over those that ask about events; intervals are 95 %, by bootstrap over videos, paired.\n\n"
         f"{sentences}\n\n![Macro average against groups]({picture}.png)\n\n## Curves\n\n{curves}\n\n## At k = {key}"
         f"\n\n{at_reference}\n\n## By number of pieces of evidence\n\nQuestions about events only; 0 is a count of "
         f"something that never came.\n\n{by_pieces}\n\n## The specification's figures\n\nConstraint: Var(m)/mean(m)² "
@@ -139,20 +144,28 @@ def to_summary(result: dict) -> str:
     for name in sorted(shown, key=lambda name: -by[name][k]["macro"]):
         row = by[name][k]
         gap = "" if name == OURS else "[{:+.1f}, {:+.1f}]".format(*row["ours_less"])
-        cells = [*(row["accuracy"][kind] for kind in kinds), row["macro"]]
+        cells = [*(row["accuracy"][kind] for kind in kinds), row["events"], row["macro"]]
         later = [f"{by[name][other]['macro']:.1f}" for other in further]
         rows.append([name, *(f"{cell:.1f}" for cell in cells), gap, *later])
     for groups, row in by.get(EVERYTHING, {}).items():
-        cells = [*(row["accuracy"][kind] for kind in kinds), row["macro"]]
+        cells = [*(row["accuracy"][kind] for kind in kinds), row["events"], row["macro"]]
         rows.append([f"all {groups}", *(f"{cell:.1f}" for cell in cells), *[""] * (1 + len(further))])
     heads = [f"{kind} (n = {count})" for kind, count in result["kinds"].items()]
-    head = [f"k = {k}", *heads, "macro average", "ntlbg less it", *(f"macro, k = {other}" for other in further)]
+    head = [
+        f"k = {k}",
+        *heads,
+        "events",
+        "macro average",
+        "ntlbg less it",
+        *(f"macro, k = {other}" for other in further),
+    ]
     return (
         f"Exact match in percent on {result['videos']} unseen videos of {result['seconds']} seconds, in wordings "
         f"never used in training: k of {result['seconds'] // 2} groups, N = {result['candidates']} candidates at "
         f"{result['candidate_fps']:g} a second. Of {len(baselines)} published rules the best {BEST} at k = {k}, and "
         f"{' and '.join(ALWAYS)}; those that rank by the question have our trained relevance to rank by. `oracle` "
-        "knows where the evidence is; `ntlbg, other question` chooses "
+        "knows where the evidence is; `events` is the mean of the kinds that ask about events, and `ntlbg, other "
+        "question` chooses "
         f"for a question about another video.\n\n{table(head, rows)}\n\nCommit {result['commit']}, "
         f"{result['machine']}, `{result['command']}`.\n"
     )
