@@ -53,8 +53,8 @@ def verdicts(result: dict) -> list[str]:
         )
         strongest = max(rivals(result), key=lambda name: by[name][k]["events"])
         lines.append(
-            f"On questions about events alone ntlbg has {by[OURS][k]['events']:.1f} %, the best baseline, {strongest}, "
-            f"{by[strongest][k]['events']:.1f} %."
+            f"On questions about events alone ntlbg has {by[OURS][k]['events']:.1f} %, the best baseline, "
+            f"{strongest}, {by[strongest][k]['events']:.1f} %."
         )
         if "uniform" in by and "32" in by["uniform"]:
             lines.append(f"uniform with 32 groups has {by['uniform']['32']['macro']:.1f} %.")
@@ -123,7 +123,8 @@ def to_markdown(result: dict, picture: str) -> str:
         f"`{result['split']}`, {sampled} in every row, questions in wordings never used in training. Every selector "
         "hands the same model k groups of the same features; published rules see the groups' descriptors and our "
         "trained relevance in the place of their scores, rules that draw are the mean of three draws. The macro "
-        "average is over kinds of question, `events` over those that ask about events; intervals are 95 %, by bootstrap over videos, paired.\n\n"
+        "average is over kinds of question, `events` over those that ask about events; intervals are 95 %, by "
+        "bootstrap over videos, paired.\n\n"
         f"{sentences}\n\n![Macro average against groups]({picture}.png)\n\n## Curves\n\n{curves}\n\n## At k = {key}"
         f"\n\n{at_reference}\n\n## By number of pieces of evidence\n\nQuestions about events only; 0 is a count of "
         f"something that never came.\n\n{by_pieces}\n\n## The specification's figures\n\nConstraint: Var(m)/mean(m)² "
