@@ -45,8 +45,8 @@ def options_of(question: Question, spec: VideoSpec) -> tuple[list[str], int]:
 
 
 def with_options(record: dict, question: Question, spec: VideoSpec) -> dict:
-    """The record of `to_record` with `options` and `answer_index`; a wish for a short answer behind the question is left
-    out, since a letter is asked for.
+    """The record of `to_record` with `options` and `answer_index`; a wish for a short answer behind the question is
+    left out, since a letter is asked for.
     """
     options, right = options_of(question, spec)
     text = record["question"]
