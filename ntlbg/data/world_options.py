@@ -2,9 +2,8 @@
 
 The wrong options are what else the answer could be for somebody who has not seen the evidence:
 
-- `retrieve`: colours or shapes that the video shows at least twice, then others that it shows, then any. Not simply
-  those that it shows: what a video shows once is asked about more often than it is the answer, and who knew how often
-  everything is shown could strike it out.
+- `retrieve`: colours or shapes that the video shows, so often that the right one does not stand out by how often it is
+  shown (`_wrong_values`); then any.
 - `count`, `scenes`: all numbers that are ever an answer but one. The nearest ones would leave the right one in the
   middle.
 - `longest`: other backgrounds of the video, then any.
@@ -37,8 +36,11 @@ def options_of(question: Question, spec: VideoSpec) -> tuple[list[str], int]:
     rng = np.random.default_rng([67, spec.seed, spec.duration, asked])
     if question.kind == "order":
         wrong = [name for name in question.subject if name != question.answer]
+    elif question.kind == "retrieve":
+        wrong = _wrong_values(question, spec, rng)
     else:
-        wrong = _drawn(_tiers(question, spec), question.answer, rng)
+        wrong = [value for tier in _tiers(question, spec) for value in _others(tier, question.answer, rng)]
+    wrong = wrong[: OPTIONS - 1]
     options = [question.answer, *wrong]
     options = [options[at] for at in rng.permutation(len(options))]
     return options, options.index(question.answer)
@@ -55,12 +57,26 @@ def with_options(record: dict, question: Question, spec: VideoSpec) -> dict:
     return record | {"question": text, "options": options, "answer_index": right}
 
 
+def _wrong_values(question: Question, spec: VideoSpec, rng: np.random.Generator) -> list[str]:
+    """Colours or shapes, the preferred first.
+
+    A video shows two of them once, with partners that it shows often (`world._draw_names`): these are asked about,
+    and are not the answer. Where it shows no others once, an option shown once could be struck out, so there is none.
+    Where it does, the answer itself is shown once in about a quarter of the questions: so one option of four always is.
+    """
+    part, values = ("color", COLORS) if question.template.startswith("retrieve-colour") else ("shape", SHAPES)
+    shown = Counter(getattr(event, part) for event in spec.events)
+    often, once, never = (
+        _others([value for value in values if min(shown[value], 2) == times], question.answer, rng)
+        for times in (2, 1, 0)
+    )
+    if list(shown.values()).count(1) > 2 and shown[question.answer] > 1:
+        often = [once.pop(0), *often]
+    return [*often, *once, *never]
+
+
 def _tiers(question: Question, spec: VideoSpec) -> list[list[str]]:
-    """What wrong options are drawn from, the preferred first."""
-    if question.kind == "retrieve":
-        part, values = ("color", COLORS) if question.template.startswith("retrieve-colour") else ("shape", SHAPES)
-        shown = Counter(getattr(event, part) for event in spec.events)
-        return [[value for value in values if min(shown[value], 2) == times] for times in (2, 1, 0)]
+    """What wrong options of the other kinds are drawn from, the preferred first."""
     if question.kind == "count":
         return [[str(number) for number in range(MAX_COUNT + 1)]]
     if question.kind == "scenes":
@@ -73,12 +89,10 @@ def _tiers(question: Question, spec: VideoSpec) -> list[list[str]]:
     raise ValueError(f"there are no options for questions of kind {question.kind!r}")
 
 
-def _drawn(tiers: list[list[str]], right: str, rng: np.random.Generator) -> list[str]:
-    drawn: list[str] = []
-    for tier in tiers:
-        others = [value for value in tier if value != right]
-        drawn += [others[at] for at in rng.permutation(len(others))]
-    return drawn[: OPTIONS - 1]
+def _others(values: list[str], right: str, rng: np.random.Generator) -> list[str]:
+    """The wrong ones in any order."""
+    wrong = [value for value in values if value != right]
+    return [wrong[at] for at in rng.permutation(len(wrong))]
 
 
 __all__ = ["OPTIONS", "options_of", "with_options"]
