@@ -62,7 +62,7 @@ def _wrong_values(question: Question, spec: VideoSpec, rng: np.random.Generator)
 
     A video shows two of them once, with partners that it shows often (`world._draw_names`): these are asked about,
     and are not the answer. Where it shows no others once, an option shown once could be struck out, so there is none.
-    Where it does, the answer itself is shown once in about a quarter of the questions: so one option of four always is.
+    Where it does, the answer is itself shown once in about one of four questions: so one of four options always is.
     """
     part, values = ("color", COLORS) if question.template.startswith("retrieve-colour") else ("shape", SHAPES)
     shown = Counter(getattr(event, part) for event in spec.events)
