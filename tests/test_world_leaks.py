@@ -127,8 +127,8 @@ def test_to_know_what_the_video_shows_is_not_to_know_the_answer(rows):
 
 def test_to_know_how_often_everything_is_shown_strikes_out_next_to_nothing(known, rows):
     """Somebody who knows how often each colour and each shape is shown, but not which go together, and has learned on
-    other videos which counts are right, alone and among which others. What is left to learn comes from videos that show
-    too little for four alike options. Options drawn evenly from all that is shown give .12 more than chance."""
+    other videos which counts are right, alone and among which others. What is left comes from videos that show too
+    little for four options alike. Options drawn evenly from all that is shown give .12 more than chance away."""
 
     def alone(row, option):
         return row.question.template.split("/")[0], min(parts_of(row)[option], 4)
