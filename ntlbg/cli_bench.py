@@ -18,6 +18,7 @@ from ntlbg.cli_common import (
     positive_float,
     positive_int,
     quiet_libraries,
+    seconds_or_more,
 )
 
 
@@ -25,6 +26,7 @@ EPILOG = """\
 examples:
   ntlbg bench real rows.jsonl --model Qwen/Qwen2-VL-7B-Instruct --selectors uniform ntlbg -k 8 32 --out bench/
   ntlbg bench real videomme --annotations test.parquet --videos videos/ --model ./my-ntlbg --max-rows 300 --out bench/
+  ntlbg bench real ntlbg.data.world_builder:World --dataset-config test-options --circular --model ./m --out bench/
   ntlbg bench frames --videos 50 --out frames             accuracy against groups shown, on the procedural world
   ntlbg bench needles --seeds 5 --minutes 10 60 --out needles
   ntlbg bench efficiency --frames frames.json --out efficiency
@@ -89,6 +91,22 @@ def _add_real(benches: argparse._SubParsersAction) -> None:
         "--selectors", nargs="+", default=["uniform", "ntlbg"], metavar="NAME", help="(default: uniform ntlbg)"
     )
     parser.add_argument("-k", type=positive_int, nargs="+", default=[32], help="representatives shown (default: 32)")
+    parser.add_argument(
+        "--circular",
+        action="store_true",
+        help="ask every row with options in all rotations of them; the table tells what is right in all",
+    )
+    parser.add_argument(
+        "--subtitles",
+        action="store_true",
+        help="tell the model what the rows' subtitles say at the chosen moments: another task than without",
+    )
+    parser.add_argument(
+        "--subtitle-seconds",
+        type=seconds_or_more,
+        metavar="S",
+        help="leave out what is said more than S seconds from every chosen moment (default: leave out nothing)",
+    )
     parser.add_argument("--candidate-fps", type=positive_float, metavar="F", help="candidate frames per second")
     parser.add_argument("--max-candidates", type=positive_int, metavar="N", help="at most so many")
     parser.add_argument("--max-new-tokens", type=positive_int, default=32, metavar="N", help="longest answer")
@@ -122,6 +140,8 @@ def run_real(args: argparse.Namespace) -> int:
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {args.out!r} is a file; give a folder")
     check_device(args.device)
+    if args.subtitle_seconds is not None and not args.subtitles:
+        raise UsageError("--subtitle-seconds needs --subtitles")
     quiet_libraries()
 
     from importlib.metadata import version
@@ -130,7 +150,7 @@ def run_real(args: argparse.Namespace) -> int:
 
     from ntlbg.data.qa_dataset import load_qa
     from ntlbg.evaluation.ledger import Ledger
-    from ntlbg.evaluation.rows_benchmark import KEY, Setting, run, summarise
+    from ntlbg.evaluation.rows_benchmark import KEY, Setting, in_rotations, run, summarise
     from ntlbg.evaluation.rows_report import draw, to_markdown
     from ntlbg.selection.answering import load_answerer
     from ntlbg.selection.choosing import check_selector
@@ -148,9 +168,15 @@ def run_real(args: argparse.Namespace) -> int:
         max_rows=args.max_rows,
     )
     rows = [data[number] for number in range(len(data))]
+    told = sum(bool(row.get("subtitles")) for row in rows)
+    if args.subtitles and not told:
+        raise UsageError(f"none of the {len(rows)} rows has subtitles; leave out --subtitles")
+    rows = in_rotations(rows) if args.circular else rows
     if len({row["id"] for row in rows}) < len(rows):
         raise UsageError(f"some of the {len(rows)} rows have one id; give each row its own")
-    decides = ("model", "encoder", "candidate_fps", "max_candidates", "max_new_tokens", "dtype")
+    # Rows of different sets may have one id: what the sets are decides too.
+    decides = ("rows", "annotations", "split", "dataset_config", "subtitles", "subtitle_seconds")
+    decides += ("model", "encoder", "candidate_fps", "max_candidates", "max_new_tokens", "dtype")
     ledger = Ledger(out / "answers.jsonl", {name: getattr(args, name) for name in decides}, KEY)
     answerer = load_answerer(
         args.model,
@@ -165,14 +191,17 @@ def run_real(args: argparse.Namespace) -> int:
     )
     quiet = args.quiet or not sys.stderr.isatty()
     with tqdm(total=len(rows) * len(settings), desc="answers", disable=quiet) as bar:
-        run(rows, answerer, settings, ledger, bar.update)
-    result = summarise(rows, settings, ledger) | {
+        said = {"subtitles": args.subtitles, "subtitle_seconds": args.subtitle_seconds}
+        run(rows, answerer, settings, ledger, bar.update, **said)
+    result = summarise(rows, settings, ledger, circular=args.circular) | {
         "rows": args.rows,
         "model": args.model,
         "version": f"ntlbg {version('ntlbg')}",
         "machine": f"{platform.machine()} {answerer.model.device}, {answerer.model.dtype}",
         "command": _command(args),
     }
+    if args.subtitles:
+        result |= {"told": told, "told_within": args.subtitle_seconds}
     (out / "table.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     draw(result, out / "table.png")
     page = to_markdown(result, "table")
@@ -192,11 +221,13 @@ def _command(args: argparse.Namespace) -> str:
         "--encoder": args.encoder,
         "--candidate-fps": args.candidate_fps,
         "--max-candidates": args.max_candidates,
+        "--subtitle-seconds": args.subtitle_seconds,
         "--selectors": " ".join(args.selectors),
         "-k": " ".join(map(str, args.k)),
     }
     given = " ".join(f"{name} {value}" for name, value in named.items() if value is not None)
-    return f"ntlbg bench real {args.rows} {given}"
+    flags = "".join(f" --{name}" for name in ("circular", "subtitles") if getattr(args, name))
+    return f"ntlbg bench real {args.rows} {given}{flags}"
 
 
 def _rows(args: argparse.Namespace, out: Path) -> str:

@@ -11,7 +11,7 @@ from ntlbg.cli import main
 from ntlbg.data.world_dataset import write_split
 from ntlbg.errors import InputError
 from ntlbg.evaluation.ledger import Ledger
-from ntlbg.evaluation.rows_benchmark import KEY, Setting, prompt_of, score, spans_seen, summarise
+from ntlbg.evaluation.rows_benchmark import KEY, Setting, in_rotations, prompt_of, score, spans_seen, summarise
 
 
 TINY = "checkpoints/ntlbg-tiny"
@@ -76,6 +76,32 @@ def test_the_table_is_that_of_hand_counted_answers(tmp_path):
     assert low < 50 < high
 
 
+def test_a_question_is_right_in_all_rotations_or_not_at_all_by_hand(tmp_path):
+    options = [["a", "b"], ["a", "b", "c", "d"], None, ["a", "b"]]
+    rows = [row | {"metadata": {}} for row in rows_of(4)]
+    rows = [
+        row if some is None else row | {"options": some, "answer_index": 1}
+        for row, some in zip(rows, options, strict=True)
+    ]
+    asked, ledger = in_rotations(rows), Ledger(tmp_path / "answers.jsonl", {}, KEY)
+    assert [row["id"] for row in asked] == ["0#0", "0#1", "1#0", "1#1", "1#2", "1#3", "2", "3#0", "3#1"]
+    for row in asked:
+        answered(ledger, row, UNIFORM, row["id"] in ("0#0", "0#1", "1#0", "1#1", "1#2", "2"))
+        answered(ledger, row, OURS, row["id"] != "3#1")
+    table = summarise(asked, [UNIFORM, OURS], ledger, circular=True)
+    assert (table["asked"], table["with_options"], table["videos"]) == (4, 3, 2)
+    assert table["chance"] == pytest.approx([100 * (0.5 + 0.25 + 0.5) / 3, 100 * (0.25 + 0.25**4 + 0.25) / 3])
+    even, ours = table["settings"].values()
+    assert even["accuracy"] == 100 * (1 + 0.75 + 1 + 0) / 4
+    assert even["circular"]["accuracy"] == pytest.approx(100 / 3)
+    assert ours["accuracy"] == 100 * (1 + 1 + 1 + 0.5) / 4
+    assert ours["circular"]["accuracy"] == pytest.approx(200 / 3)
+    assert ours["circular"]["less_first"][0] == pytest.approx(100 / 3)
+    assert ours["circular"]["types"] == {"count": [2, 3]}
+    with pytest.raises(InputError, match="none of the 1 has any; leave out --circular"):
+        in_rotations(rows[2:3])
+
+
 def test_videos_that_cannot_be_read_are_told_and_left_out_of_every_selector(tmp_path):
     rows, ledger = rows_of(4), Ledger(tmp_path / "answers.jsonl", {}, KEY)
     for row in rows:
@@ -125,6 +151,65 @@ def test_the_command_compares_and_goes_on_where_it_was_cut(world, tmp_path, caps
     assert "other max_new_tokens" in capsys.readouterr().err
 
 
+@pytest.fixture(scope="module")
+def choices(tmp_path_factory):
+    """Rows with options and captions about one video."""
+    folder = tmp_path_factory.mktemp("choices")
+    return write_split("validation", 1, folder, fps=1, size=56, duration=128, options=True, captions=True)
+
+
+def test_the_command_asks_in_all_rotations_and_goes_on_where_it_was_cut(choices, tmp_path, capsys):
+    out = tmp_path / "bench"
+    command = ["bench", "real", str(choices), "--model", TINY, "-k", "4", "--selectors", "ntlbg", "--circular"]
+    command += ["--max-new-tokens", "3", "--out", str(out), "--quiet"]
+    assert main(command) == 0
+    whole = json.loads((out / "table.json").read_text())
+    lines = (out / "answers.jsonl").read_text().splitlines(keepends=True)
+    rows = [json.loads(line) for line in choices.read_text().splitlines()]
+    assert len(lines) == 1 + sum(len(row["options"]) for row in rows)
+    (out / "answers.jsonl").write_text("".join(lines[:4]) + lines[4][:30])
+    assert main(command) == 0
+    again = json.loads((out / "table.json").read_text())
+    (before,), (after,) = whole["settings"].values(), again["settings"].values()
+    assert (before["accuracy"], before["circular"]) == (after["accuracy"], after["circular"])
+    assert before["circular"]["accuracy"] <= before["accuracy"]
+    assert whole["asked"] == whole["with_options"] == len(rows)
+    # Nothing that was kept was asked again.
+    kept = (out / "answers.jsonl").read_text().splitlines(keepends=True)
+    assert kept[:4] == lines[:4]
+    assert len(kept) == len(lines)
+    page = (out / "table.md").read_text()
+    assert "| right in all rotations, % |" in page
+    assert "in all rotations, %, by type of question" in page
+    assert "--circular" in page
+    capsys.readouterr()
+
+
+def test_what_is_said_reaches_the_model_in_the_variant_that_says_so(choices, tmp_path, capsys):
+    rows = [json.loads(line) for line in choices.read_text().splitlines()]
+    for row in rows:
+        row["video_path"] = str(choices.parent / row["video_path"])
+    silent = [{key: row[key] for key in row if key != "subtitles"} for row in rows]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in (*rows[:2], *silent[2:])))
+    command = ["bench", "real", str(path), "--model", TINY, "-k", "4", "--selectors", "ntlbg", "--quiet"]
+    command += ["--max-new-tokens", "3"]
+    answers = []
+    for name, flags in (("without", []), ("with", ["--subtitles", "--subtitle-seconds", "2"])):
+        assert main([*command, *flags, "--out", str(tmp_path / name)]) == 0
+        lines = (tmp_path / name / "answers.jsonl").read_text().splitlines()[1:]
+        answers.append([json.loads(line)["answer"] for line in lines])
+    before, after = answers
+    # What the model says changes where it is told something, and only there.
+    assert before[:2] != after[:2]
+    assert before[2:] == after[2:]
+    page = (tmp_path / "with" / "table.md").read_text()
+    assert f"# Selectors on {path}, with subtitles" in page
+    assert "up to 2 s from one: 2 of the rows have subtitles" in page
+    assert main([*command, "--subtitles", "--out", str(tmp_path / "without")]) == 2
+    assert "other subtitles" in capsys.readouterr().err
+
+
 def test_any_model_on_a_benchmark_as_published(world, tmp_path, capsys):
     """Random weights of a real class, images instead of a video, NExT-QA's own file."""
     videos = sorted((world.parent / "videos").glob("*.mp4"))
@@ -155,11 +240,22 @@ def test_any_model_on_a_benchmark_as_published(world, tmp_path, capsys):
         (["--selectors", "best"], "there is no selector 'best'"),
         (["--selectors", "uniform", "uniform"], "named twice"),
         (["--annotations", "x.json"], "--annotations goes with a benchmark's name"),
+        (["--circular"], "needs rows with options, but none of the"),
+        (["--subtitles"], "rows has subtitles; leave out --subtitles"),
+        (["--subtitle-seconds", "2"], "--subtitle-seconds needs --subtitles"),
     ],
 )
 def test_bad_commands_are_one_sentence(world, tmp_path, capsys, arguments, said):
     assert main(["bench", "real", str(world), "--model", TINY, "--out", str(tmp_path / "o"), *arguments]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_answers_of_other_rows_of_the_same_ids_are_refused(world, choices, tmp_path, capsys):
+    """The rows with options are called what those without are."""
+    command = ["--model", TINY, "-k", "2", "--selectors", "uniform", "--max-rows", "1", "--out", str(tmp_path)]
+    assert main(["bench", "real", str(world), *command, "--quiet"]) == 0
+    assert main(["bench", "real", str(choices), *command, "--quiet"]) == 2
+    assert "results of something else (other rows)" in capsys.readouterr().err
 
 
 def test_a_broken_video_is_left_out_and_the_exit_code_says_so(world, tmp_path, capsys):

@@ -34,6 +34,7 @@ MIN_EVENTS = 16
 MAX_EVENTS = 44
 SECONDS_PER_EVENT = 14.0  # density in long videos; short ones hold MIN_EVENTS all the same
 EVENT_SECONDS = (2, 16)
+MEAN_EXTRA_SECONDS = 3.5  # of an event's length above the least, before it is cut at the most
 EVENT_GAP = 2  # seconds between events: a group of two seconds never holds two of them
 SCENES = (3, 7)
 MIN_SCENE_SHARE = 0.127  # just above 1/8: eight evenly spaced frames meet every scene
@@ -200,7 +201,7 @@ def _draw_events(rng: np.random.Generator, duration: int, withheld: frozenset) -
     count = int(np.clip(round(duration / SECONDS_PER_EVENT), MIN_EVENTS, MAX_EVENTS))
     names = _draw_names(rng, count, withheld)
     low, high = EVENT_SECONDS
-    lengths = np.minimum(low + np.floor(rng.exponential(3.5, size=count)).astype(int), high)
+    lengths = np.minimum(low + np.floor(rng.exponential(MEAN_EXTRA_SECONDS, size=count)).astype(int), high)
     while lengths.sum() + EVENT_GAP * (count - 1) > 0.8 * duration:
         lengths[lengths.argmax()] -= 1
     free = duration - lengths.sum() - EVENT_GAP * (count - 1)

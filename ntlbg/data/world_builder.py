@@ -8,14 +8,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import datasets
 
-from ntlbg.data.questions import to_record
 from ntlbg.data.world import WITHHELD_PAIRS, VideoSpec, split_seed
-from ntlbg.data.world_dataset import mixed_quality, split_questions
+from ntlbg.data.world_dataset import mixed_quality, records_of, split_questions
 from ntlbg.data.world_moments import build_moment_video, moment_records
 from ntlbg.data.world_video import write_video
 
@@ -28,15 +27,25 @@ _SALIENCY = {
     }
 }
 
+_OPTIONS = {"options": datasets.List(datasets.Value("string")), "answer_index": datasets.Value("int64")}
+_SUBTITLES = {
+    "subtitles": datasets.List(
+        {"start": datasets.Value("float64"), "end": datasets.Value("float64"), "text": datasets.Value("string")}
+    )
+}
+
 
 @dataclass
 class WorldConfig(datasets.BuilderConfig):
     """
     Args:
         seconds: length of each video, even, at least 128.
-        train, validation, test: number of videos.
+        train, validation, test: number of videos; a split of none is left out.
+        test_of: the range of seeds, a key of `SPLITS`, that the videos of the split "test" are drawn from.
         per_kind: questions of each kind about a video, at most.
         fps, size: of the files, see `write_video`.
+        options: questions as multiple choice, see `world_options`.
+        captions: rows with `subtitles`, and questions about what is said, see `world_captions`.
         withhold: videos without `WITHHELD_PAIRS`, for measuring what a model does with pairs it never saw.
         mixed: the training videos differ in length, size and quality, see `mixed_seconds` and `mixed_quality`.
         moments: videos and rows of `world_moments` instead: when is each object on screen, and how well.
@@ -46,12 +55,39 @@ class WorldConfig(datasets.BuilderConfig):
     train: int = 512
     validation: int = 64
     test: int = 64
+    test_of: str = "test"
     per_kind: int = 1
     fps: int = 2
     size: int = 224
     mixed: bool = False
     moments: bool = False
     withhold: bool = False
+    options: bool = False
+    captions: bool = False
+
+
+def _tests() -> list[WorldConfig]:
+    """What only evaluates, with the split "test" alone: videos of 256 seconds, of unseen backgrounds, with unseen
+    pairs, and longer ones; each openly, with "-options" as multiple choice, and with "-captions" as multiple choice
+    with what is said.
+    """
+    kinds = [
+        WorldConfig(name="test", description="test videos of 256 seconds"),
+        WorldConfig(name="test-background", description="scenes never seen in training", test_of="test-background"),
+        WorldConfig(name="test-pairs", description="colours and shapes never seen together", test_of="test-pairs"),
+        WorldConfig(name="test-long-2x", description="test videos of 512 seconds", seconds=512),
+        WorldConfig(name="test-long-4x", description="test videos of 1024 seconds", seconds=1024),
+        WorldConfig(name="test-smoke", description="two short videos", seconds=128, test=2, size=64),
+    ]
+    found = []
+    for kind in kinds:
+        for suffix, more in (
+            ("", {}),
+            ("-options", {"options": True}),
+            ("-captions", {"options": True, "captions": True}),
+        ):
+            found.append(replace(kind, name=kind.name + suffix, train=0, validation=0, **more))
+    return found
 
 
 class World(datasets.GeneratorBasedBuilder):
@@ -101,6 +137,7 @@ class World(datasets.GeneratorBasedBuilder):
             size=64,
             moments=True,
         ),
+        *_tests(),
     ]
     DEFAULT_CONFIG_NAME = "256s"
 
@@ -116,6 +153,8 @@ class World(datasets.GeneratorBasedBuilder):
                     "spans": datasets.List(span),
                     "metadata": text,
                     **(_SALIENCY if self.config.moments else {}),
+                    **(_OPTIONS if self.config.options else {}),
+                    **(_SUBTITLES if self.config.captions else {}),
                 }
             ),
         )
@@ -124,6 +163,7 @@ class World(datasets.GeneratorBasedBuilder):
         return [
             datasets.SplitGenerator(name=split, gen_kwargs={"split": split, "count": getattr(self.config, split)})
             for split in ("train", "validation", "test")
+            if getattr(self.config, split)
         ]
 
     def _generate_examples(self, split: str, count: int) -> Iterator[tuple[str, dict]]:
@@ -151,17 +191,17 @@ class World(datasets.GeneratorBasedBuilder):
                 spec = build_moment_video(split_seed(split, index), config.seconds)
                 yield spec, lambda path, spec=spec: moment_records(spec, wording=wording, video_path=path)
             return
-        seconds = None if mixed else config.seconds
-        withheld = WITHHELD_PAIRS if config.withhold else frozenset()
-        for spec, questions in split_questions(
-            split, count, duration=seconds, per_kind=config.per_kind, withheld=withheld
-        ):
-            yield (
-                spec,
-                lambda path, spec=spec, questions=questions: [
-                    to_record(question, spec, number, path) for number, question in enumerate(questions)
-                ],
-            )
+        videos = split_questions(
+            config.test_of if split == "test" else split,
+            count,
+            duration=None if mixed else config.seconds,
+            per_kind=config.per_kind,
+            withheld=WITHHELD_PAIRS if config.withhold else frozenset(),
+            captions=config.captions,
+        )
+        columns = {"options": config.options, "captions": config.captions}
+        for spec, questions in videos:
+            yield spec, lambda path, spec=spec, questions=questions: records_of(spec, questions, path, **columns)
 
 
 __all__ = ["World", "WorldConfig"]

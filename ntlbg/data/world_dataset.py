@@ -9,6 +9,8 @@ from tqdm import tqdm
 
 from ntlbg.data.questions import GLOBAL_KINDS, KINDS, Question, make_questions, to_record
 from ntlbg.data.world import BACKGROUNDS, HELDOUT_BACKGROUNDS, WITHHELD_PAIRS, VideoSpec, build_video, split_seed
+from ntlbg.data.world_captions import caption_questions, caption_track
+from ntlbg.data.world_options import with_options
 from ntlbg.data.world_video import write_video
 
 
@@ -37,6 +39,7 @@ def split_questions(
     free: bool = True,
     first: int = 0,
     withheld: frozenset[tuple[str, str]] = frozenset(),
+    captions: bool = False,
 ) -> list[tuple[VideoSpec, list[Question]]]:
     """The videos `first` .. `first + count - 1` of a split and their questions, without drawing a picture.
 
@@ -47,6 +50,7 @@ def split_questions(
             which was longest. "test-pairs" asks about `WITHHELD_PAIRS` only.
         duration: seconds of each video; None for `mixed_seconds`.
         withheld: (colour, shape) pairs that the videos do not show and nobody asks about.
+        captions: behind the others, questions about what is said, see `caption_questions`.
     """
     unseen = split == "test-background"
     backgrounds = HELDOUT_BACKGROUNDS if unseen else BACKGROUNDS
@@ -59,17 +63,51 @@ def split_questions(
         spec = build_video(split_seed(split, index), seconds, backgrounds=backgrounds, withheld=withheld)
         rng = np.random.default_rng([37, spec.seed, spec.duration])
         questions = make_questions(spec, rng, kinds=kinds, per_kind=per_kind, wording=wording, free=free, about=about)
+        if captions:
+            questions += caption_questions(spec, per_kind=per_kind, wording=wording, about=about)
         videos.append((spec, questions))
     return videos
 
 
+def records_of(
+    spec: VideoSpec,
+    questions: list[Question],
+    video_path: str,
+    *,
+    options: bool = False,
+    captions: bool = False,
+) -> list[dict]:
+    """The questions about a video as records of the project's JSONL format.
+
+    Args:
+        options: as multiple choice, see `world_options`.
+        captions: with what is said as `subtitles`, see `world_captions`.
+    """
+    records = [to_record(question, spec, number, video_path) for number, question in enumerate(questions)]
+    if options:
+        records = [with_options(*both, spec) for both in zip(records, questions, strict=True)]
+    if captions:
+        said = caption_track(spec)
+        records = [record | {"subtitles": said} for record in records]
+    return records
+
+
 def write_split(
-    split: str, count: int, folder: str | PathLike, *, fps: int = 2, size: int = 224, **wording: int | str | bool
+    split: str,
+    count: int,
+    folder: str | PathLike,
+    *,
+    fps: int = 2,
+    size: int = 224,
+    options: bool = False,
+    captions: bool = False,
+    **wording: int | str | bool,
 ) -> Path:
     """Render videos of a split into `folder`/videos and write `folder`/questions.jsonl.
 
     Args:
         fps, size: of the files, see `write_video`.
+        options, captions: see `records_of`; captions come with the questions that they answer.
         wording: passed to `split_questions` (duration, per_kind, wording, free, first).
 
     Returns:
@@ -78,10 +116,11 @@ def write_split(
     folder = Path(folder)
     (folder / "videos").mkdir(parents=True, exist_ok=True)
     records = []
-    for spec, questions in tqdm(split_questions(split, count, **wording), desc=f"rendering {split}"):
+    videos = split_questions(split, count, captions=captions, **wording)
+    for spec, questions in tqdm(videos, desc=f"rendering {split}"):
         path = Path("videos") / f"{spec.video_id}.mp4"
         write_video(spec, folder / path, fps=fps, size=size)
-        records += [to_record(q, spec, number, path.as_posix()) for number, q in enumerate(questions)]
+        records += records_of(spec, questions, path.as_posix(), options=options, captions=captions)
     return write_jsonl(records, folder / "questions.jsonl")
 
 
@@ -125,6 +164,7 @@ __all__ = [
     "make_demo_video",
     "mixed_quality",
     "mixed_seconds",
+    "records_of",
     "split_questions",
     "write_jsonl",
     "write_split",

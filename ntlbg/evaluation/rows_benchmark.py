@@ -14,9 +14,11 @@ import numpy as np
 
 from ntlbg.data.qa_records import question_text, video_source
 from ntlbg.errors import InputError
+from ntlbg.evaluation.answer_scores import rotations
 from ntlbg.evaluation.harness_questions import option_letter
 from ntlbg.evaluation.ledger import Ledger
 from ntlbg.processors.video_source_ntlbg import VideoError
+from ntlbg.selection.subtitles import SubtitleError
 from ntlbg.training.answer_scoring import normalised
 
 
@@ -44,6 +46,19 @@ def prompt_of(row: dict) -> str:
     return question_text(row) + (f"\n{ANSWER_WITH_A_LETTER}" if "options" in row else "")
 
 
+def in_rotations(rows: Sequence[dict]) -> list[dict]:
+    """Every row with options once for each rotation of them (`answer_scores.rotations`), the others as they are.
+
+    Raises:
+        InputError: no row has options.
+    """
+    if not any("options" in row for row in rows):
+        raise InputError(
+            f"circular accuracy needs rows with options, but none of the {len(rows)} has any; leave out --circular"
+        )
+    return [turned for row in rows for turned in (rotations(row) if "options" in row else [row])]
+
+
 def score(row: dict, text: str) -> tuple[bool, bool]:
     """Whether an answer is right, and whether it says anything that can be read: an option, or one word at least."""
     if "options" in row:
@@ -63,7 +78,14 @@ def spans_seen(row: dict, seconds: Sequence[float], step: float) -> float | None
 
 
 def run(
-    rows: Sequence[dict], answerer: Any, settings: Sequence[Setting], ledger: Ledger, tell: Callable[[], None]
+    rows: Sequence[dict],
+    answerer: Any,
+    settings: Sequence[Setting],
+    ledger: Ledger,
+    tell: Callable[[], None],
+    *,
+    subtitles: bool = False,
+    subtitle_seconds: float | None = None,
 ) -> None:
     """
     Answer what is not answered yet.
@@ -72,8 +94,10 @@ def run(
         rows: of `load_qa`; their ids are distinct.
         answerer: of `load_answerer`.
         tell: called after every answer, or every one that was there already.
+        subtitles: tell what the rows' `subtitles` say at the moments chosen; rows without any go without.
+        subtitle_seconds: leave out what is said further from every chosen moment; None tells all.
     """
-    for source, asked in _by_video(rows):
+    for source, told, asked in _by_video(rows, subtitles):
         pending = [
             (row, setting) for row in asked for setting in settings
             if (row["id"], setting.selector, setting.k) not in ledger.lines
@@ -84,8 +108,8 @@ def run(
             continue
         opened = trouble = None
         try:
-            opened = answerer.open(source)
-        except VideoError as error:
+            opened = answerer.open(source, told, subtitle_seconds)
+        except (VideoError, SubtitleError) as error:
             trouble = str(error)
         for row, setting in pending:
             line = {"id": row["id"], "selector": setting.selector, "k": setting.k}
@@ -123,61 +147,118 @@ def _candidate_seconds(selection: Any) -> np.ndarray:
     return selection.candidate_seconds
 
 
-def _by_video(rows: Sequence[dict]) -> Iterator[tuple[Any, list[dict]]]:
-    """The rows of each video together, in the order in which videos come first."""
+def _by_video(rows: Sequence[dict], subtitles: bool) -> Iterator[tuple[Any, Any, list[dict]]]:
+    """The rows of each video (and of what is said in it) together, in the order in which videos come first."""
     groups: dict[str, list[dict]] = {}
     for row in rows:
-        groups.setdefault(f"{row['video_path']}|{row.get('clip')}", []).append(row)
+        said = row.get("subtitles") if subtitles else None
+        groups.setdefault(f"{row['video_path']}|{row.get('clip')}|{said}", []).append(row)
     for asked in groups.values():
-        yield video_source(asked[0]), asked
+        yield video_source(asked[0]), (asked[0].get("subtitles") or None) if subtitles else None, asked
 
 
-def summarise(rows: Sequence[dict], settings: Sequence[Setting], ledger: Ledger) -> dict:
+def summarise(rows: Sequence[dict], settings: Sequence[Setting], ledger: Ledger, *, circular: bool = False) -> dict:
     """
     The answers as a table.
+
+    Args:
+        circular: the rows are those of `in_rotations`: a question is then right by the share of its rotations that
+            are.
 
     Returns:
         "settings": {name: {"accuracy" in percent, "low", "high" of 95 % by bootstrap over videos, "unread" share,
         "seen" share of the evidence or None, "seconds" a question, "lengths", "types", "pieces": {name: [right,
         asked]}, "less_first": difference to the first setting of the same k, [mean, low, high], paired by question and
-        drawn by video}}, "asked", "videos", "left_out": sentences of videos that cannot be read, with how many rows.
+        drawn by video}}, "asked": questions, "videos", "left_out": sentences of videos that cannot be read, with how
+        many questions. If `circular`, each setting has "circular", of the questions with options: right is what is
+        right in all rotations ("accuracy", "low", "high", "types", "less_first"), and the table "with_options", how
+        many there are, and "chance", the percentages that guessing gets: ["accuracy", "circular"].
 
     Raises:
-        InputError: no video could be read.
+        InputError: no video could be read, or if `circular` none of a row with options.
     """
+    asked = _questions(rows) if circular else [[at] for at in range(len(rows))]
     lines = {setting: [ledger.lines[row["id"], setting.selector, setting.k] for row in rows] for setting in settings}
-    good = [at for at in range(len(rows)) if all("error" not in lines[setting][at] for setting in settings)]
-    left_out: dict[str, int] = {}
-    for at in sorted(set(range(len(rows))) - set(good)):
-        sentence = next(lines[setting][at]["error"] for setting in settings if "error" in lines[setting][at])
-        left_out[sentence] = left_out.get(sentence, 0) + 1
+    good, left_out = [], {}
+    for question in asked:
+        told = [lines[setting][at].get("error") for at in question for setting in settings]
+        if any(told):
+            sentence = next(filter(None, told))
+            left_out[sentence] = left_out.get(sentence, 0) + 1
+        else:
+            good.append(question)
     if not good:
         raise InputError(f"none of the {len(rows)} rows has a video that can be read: {next(iter(left_out))}")
-    videos = {name: number for number, name in enumerate(dict.fromkeys(rows[at]["video_id"] for at in good))}
-    video = np.array([videos[rows[at]["video_id"]] for at in good])
-    rng = np.random.default_rng(0)
-    weights = rng.multinomial(len(videos), np.full(len(videos), 1 / len(videos)), size=2000)[:, video]
-    right = {setting: np.array([lines[setting][at]["right"] for at in good], float) for setting in settings}
+    ones = [rows[question[0]] for question in good]
+    videos, weights = _drawn_videos(ones)
+    shares = {
+        setting: [[float(lines[setting][at]["right"]) for at in question] for question in good] for setting in settings
+    }
+    right = {setting: np.array([np.mean(share) for share in shares[setting]]) for setting in settings}
     table = {}
     for setting in settings:
-        chosen = [lines[setting][at] for at in good]
-        seen = [line["seen"] for line in chosen if line["seen"] is not None]
-        first = next(other for other in settings if other.k == setting.k)
+        answers = [lines[setting][at] for question in good for at in question]
+        # What is chosen does not depend on the order of the options.
+        seen = [
+            line["seen"] for line in (lines[setting][question[0]] for question in good) if line["seen"] is not None
+        ]
         table[str(setting)] = {
             "selector": setting.selector,
             "k": setting.k,
-            **dict(zip(("accuracy", "low", "high"), _mean(right[setting], weights), strict=True)),
-            "less_first": None if first == setting else _mean(right[setting] - right[first], weights),
-            "unread": float(np.mean([not line["read"] for line in chosen])),
+            **_compared(right, setting, weights),
+            "unread": float(np.mean([not line["read"] for line in answers])),
             "seen": float(np.mean(seen)) if seen else None,
-            "seconds": float(np.median([line["seconds"] for line in chosen])),
-            "look": float(np.median([line["look"] for line in chosen])),
-            "lengths": _parts([_length(rows[at]["duration"]) for at in good], right[setting]),
-            "types": _parts([rows[at]["answer_type"] for at in good], right[setting]),
-            "pieces": _parts([str(len(rows[at]["spans"])) if "spans" in rows[at] else "unknown" for at in good],
+            "seconds": float(np.median([line["seconds"] for line in answers])),
+            "look": float(np.median([line["look"] for line in answers])),
+            "lengths": _parts([_length(row["duration"]) for row in ones], right[setting]),
+            "types": _parts([row["answer_type"] for row in ones], right[setting]),
+            "pieces": _parts([str(len(row["spans"])) if "spans" in row else "unknown" for row in ones],
                              right[setting]),
         }  # fmt: skip
-    return {"settings": table, "asked": len(good), "videos": len(videos), "left_out": left_out}
+    result = {"settings": table, "asked": len(good), "videos": videos, "left_out": left_out}
+    return result | _circular(ones, settings, shares, table) if circular else result
+
+
+def _circular(ones: list[dict], settings: Sequence[Setting], shares: dict, table: dict) -> dict:
+    """Adds "circular" to the rows of the table; see `summarise`."""
+    having = [number for number, row in enumerate(ones) if "options" in row]
+    if not having:
+        raise InputError("no row with options has a video that can be read; leave out --circular")
+    _, weights = _drawn_videos([ones[number] for number in having])
+    whole = {
+        setting: np.array([min(shares[setting][number]) for number in having], dtype=float) for setting in settings
+    }
+    for setting in settings:
+        types = _parts([ones[number]["answer_type"] for number in having], whole[setting])
+        table[str(setting)]["circular"] = _compared(whole, setting, weights) | {"types": types}
+    sizes = np.array([len(ones[number]["options"]) for number in having], dtype=float)
+    chance = [100 * float((1 / sizes).mean()), 100 * float((sizes**-sizes).mean())]
+    return {"with_options": len(having), "chance": chance}
+
+
+def _questions(rows: Sequence[dict]) -> list[list[int]]:
+    """Where the rotations of each question stand, of rows as `in_rotations` gives them."""
+    places: dict[str, list[int]] = {}
+    for at, row in enumerate(rows):
+        places.setdefault(row["metadata"]["rotation_of"] if "options" in row else row["id"], []).append(at)
+    return list(places.values())
+
+
+def _drawn_videos(rows: Sequence[dict]) -> tuple[int, np.ndarray]:
+    """How many videos there are, and the weights (2000, n) that drawing videos with replacement gives their rows."""
+    videos = {name: number for number, name in enumerate(dict.fromkeys(row["video_id"] for row in rows))}
+    video = np.array([videos[row["video_id"]] for row in rows])
+    draws = np.random.default_rng(0).multinomial(len(videos), np.full(len(videos), 1 / len(videos)), size=2000)
+    return len(videos), draws[:, video]
+
+
+def _compared(right: dict[Setting, np.ndarray], setting: Setting, weights: np.ndarray) -> dict:
+    """Accuracy with its interval, and less that of the first setting of the same k."""
+    first = next(other for other in right if other.k == setting.k)
+    return {
+        **dict(zip(("accuracy", "low", "high"), _mean(right[setting], weights), strict=True)),
+        "less_first": None if first == setting else _mean(right[setting] - right[first], weights),
+    }
 
 
 def _mean(values: np.ndarray, weights: np.ndarray) -> list[float]:
@@ -186,11 +267,11 @@ def _mean(values: np.ndarray, weights: np.ndarray) -> list[float]:
     return [100 * float(values.mean()), *(100 * float(edge) for edge in np.quantile(draws, (0.025, 0.975)))]
 
 
-def _parts(names: Sequence[str], right: np.ndarray) -> dict[str, list[int]]:
-    parts: dict[str, list[int]] = {}
-    for name, one in zip(names, right, strict=True):
+def _parts(names: Sequence[str], right: np.ndarray) -> dict[str, list[float]]:
+    parts: dict[str, list[float]] = {}
+    for name, one in zip(names, right.tolist(), strict=True):
         counts = parts.setdefault(name, [0, 0])
-        counts[0] += int(one)
+        counts[0] += int(one) if one.is_integer() else one
         counts[1] += 1
     return dict(sorted(parts.items()))
 
@@ -200,4 +281,4 @@ def _length(seconds: float) -> str:
     return f"{low // 60:g} min and more" if high == float("inf") else f"{low // 60:g} to {high // 60:g} min"
 
 
-__all__ = ["KEY", "Setting", "prompt_of", "run", "score", "spans_seen", "summarise"]
+__all__ = ["KEY", "Setting", "in_rotations", "prompt_of", "run", "score", "spans_seen", "summarise"]
