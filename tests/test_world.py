@@ -12,16 +12,18 @@ from ntlbg.data.questions import (
     KINDS,
     WORDINGS,
     answerable,
+    asks_of,
     make_questions,
     oracle_groups,
     span_groups,
     to_record,
     uniform_groups,
 )
-from ntlbg.data.world import EVENT_GAP, MIN_EVENTS, SPLITS, build_video, split_seed
+from ntlbg.data.world import EVENT_GAP, MIN_EVENTS, SPLITS, WITHHELD_PAIRS, build_video, split_seed
 from ntlbg.data.world_dataset import demo_video, split_questions, write_split
 from ntlbg.data.world_render import Renderer, render_frame
 from ntlbg.data.world_video import round_trip, write_video
+from ntlbg.training.tiny_vision import dense_video
 
 
 @pytest.fixture(scope="module")
@@ -223,3 +225,18 @@ def test_rows_of_questions_about_the_whole_name_no_moment():
     kinds = {question.kind: to_record(question, spec, 0)["spans"] for question in questions}
     assert kinds["scenes"] == []
     assert kinds["retrieve"] == [[float(edge) for edge in span] for span in questions[0].spans]
+
+
+def test_withheld_pairs_are_neither_shown_nor_asked_about_and_the_split_of_pairs_asks_about_nothing_else():
+    for spec, questions in split_questions("train", 150, per_kind=3, withheld=WITHHELD_PAIRS):
+        assert WITHHELD_PAIRS.isdisjoint((event.color, event.shape) for event in spec.events)
+        assert not any(asks_of(question, spec, WITHHELD_PAIRS) for question in questions)
+        assert spec.video_id.startswith("withheld-")
+    asked = [(spec, question) for spec, questions in split_questions("test-pairs", 150) for question in questions]
+    assert all(asks_of(question, spec, WITHHELD_PAIRS) for spec, question in asked)
+    kinds = Counter(question.kind for _, question in asked)
+    assert set(kinds) == {"retrieve", "order", "count"}
+    assert min(kinds.values()) > 50
+    assert sum(question.answer == "0" for _, question in asked) < kinds["count"] / 2
+    dense = [dense_video(seed, withheld=WITHHELD_PAIRS) for seed in range(20)]
+    assert all(WITHHELD_PAIRS.isdisjoint((event.color, event.shape) for event in spec.events) for spec in dense)
