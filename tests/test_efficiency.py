@@ -102,7 +102,18 @@ def test_the_bench_runs_whole_on_a_small_shape(tmp_path, monkeypatch, capsys):
     _, accuracies = frames(tmp_path)
     shape = tmp_path / "shape.json"
     shape.write_text(json.dumps(SHAPE))
-    small = ["--shape", str(shape), "--repeats", "1", "--threads", "1", "--films", str(tmp_path)]
+    small = [
+        "--shape",
+        str(shape),
+        "--repeats",
+        "1",
+        "--threads",
+        "1",
+        "--films",
+        str(tmp_path),
+        "--work",
+        str(tmp_path),
+    ]
     main(["--frames", str(accuracies), *small, "--out", str(tmp_path / "efficiency")])
     result = json.loads((tmp_path / "efficiency.json").read_text())
     cases = {(case["way"], case["groups"]): case for case in result["cases"]}

@@ -4,7 +4,8 @@
 
 Accuracies are those of `frames_benchmark` (ntlbg-tiny answers, T = 128 groups of N = 256 candidates). Times and memory
 at these very numbers of groups are measured with a random-weight Qwen2-VL shape large enough that the model decides
-(486 M parameters; `--shape` takes another one), each case in a process of its own. Writes JSON, a page and a picture.
+(486 M parameters; `--shape` takes another one), each case in a process of its own. What is measured is kept in the
+--work folder, so that a run that was cut off goes on where it stopped. Writes JSON, a page and a picture.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from tqdm import tqdm
 
 from ntlbg.data.world import build_video, split_seed
 from ntlbg.data.world_video import write_video
+from ntlbg.errors import InputError
 from ntlbg.evaluation.bench_page import current_commit, write_bench
 from ntlbg.evaluation.efficiency_report import draw, to_markdown
 from ntlbg.evaluation.efficiency_run import LANGUAGE
+from ntlbg.evaluation.ledger import Ledger
 from ntlbg.evaluation.shapes import read_shape
 
 
@@ -160,8 +163,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--tokenizer-of", default="checkpoints/ntlbg-tiny", help="checkpoint with the tokenizer")
     parser.add_argument("--shape", default="small", help="a name or a JSON file of `shapes` (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda ... (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--work", type=Path, default=Path("build/efficiency"), help="folder that keeps what is measured"
+    )
     parser.add_argument("--films", type=Path, default=Path("build/films"), help="folder that keeps the film")
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/efficiency"), help="path without suffix")
     args = parser.parse_args(arguments)
@@ -180,10 +186,15 @@ def main(arguments: list[str] | None = None) -> None:
     }
     groups = [*frames["groups"], everything]
     wanted = [(OURS, k) for k in frames["groups"]] + [("ntlbg one look", REFERENCE)] + [("even", k) for k in groups]
-    cases = []
+    try:
+        ledger = Ledger(args.work / f"{args.out.name}.jsonl", common, ("way", "groups"))
+    except InputError as error:
+        parser.error(str(error))
     for way, k in tqdm(wanted, desc="cases"):
-        measured = measure({**common, "way": way, "groups": k})
-        cases.append({"way": way, "groups": k, **measured, **totals(measured)})
+        if (way, k) not in ledger.lines:
+            measured = measure({**common, "way": way, "groups": k})
+            ledger.add({"way": way, "groups": k, **measured, **totals(measured)})
+    cases = [ledger.lines[case] for case in wanted]
     result = {
         "cases": cases,
         "compared": compare(frames, cases),

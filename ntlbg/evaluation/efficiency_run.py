@@ -24,6 +24,8 @@ from transformers import (
     CLIPImageProcessor,
     CLIPModel,
     CLIPProcessor,
+    LogitsProcessor,
+    LogitsProcessorList,
     Qwen2Tokenizer,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
@@ -132,36 +134,61 @@ class Stopwatch:
         self.device, self.count = device, count
         self.seconds: dict[str, float] = {}
         self.flops: dict[str, int] = {}
+        self._counter: FlopCounterMode | None = None
+        self._start = 0.0
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        counter = FlopCounterMode(display=False) if self.count else nullcontext()
-        start = time.perf_counter()
-        with counter:
+        self._counter = FlopCounterMode(display=False) if self.count else None
+        self._start = time.perf_counter()
+        with self._counter or nullcontext():
             yield
+        seconds, flops = self.so_far()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+        if self.count:
+            self.flops[stage] = self.flops.get(stage, 0) + flops
+
+    def so_far(self) -> tuple[float, int]:
+        """Seconds and operations of the running stage."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
-        if self.count:
-            self.flops[stage] = self.flops.get(stage, 0) + counter.get_total_flops()
+        flops = 0 if self._counter is None else self._counter.get_total_flops()
+        return time.perf_counter() - self._start, flops
+
+
+class FirstToken(LogitsProcessor):
+    """Notes where a stopwatch's running stage stands when the first token's logits are there."""
+
+    def __init__(self, watch: Stopwatch):
+        self.watch = watch
+        self.seconds: float | None = None
+        self.flops = 0
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if self.seconds is None:
+            self.seconds, self.flops = self.watch.so_far()
+        return scores
 
 
 def answer(model, arguments: dict, selection: Selection, watch: Stopwatch, within: str | None = None) -> None:
-    """Prefill and decoding: a generation of one token, and what `NEW_TOKENS` more of them take beyond it.
+    """Prefill, until the first token's logits are there, and decoding of `NEW_TOKENS` more.
 
     Args:
         within: a stage that the generation goes through again; it is taken off the prefill.
     """
-    arguments = {**arguments, "selection": [selection], "do_sample": False}
-    one, more = (Stopwatch(watch.device, watch.count) for _ in range(2))
-    with one("all"):
-        model.generate(**arguments, max_new_tokens=1)
-    with more("all"):
-        model.generate(**arguments, max_new_tokens=1 + NEW_TOKENS)
-    for unit in ("seconds", "flops") if watch.count else ("seconds",):
-        stages, first, both = (getattr(each, unit) for each in (watch, one, more))
-        stages["prefill"] = max(first["all"] - stages.get(within, 0), 0)
-        stages["decode"] = max(both["all"] - first["all"], 0)
+    first = FirstToken(watch)
+    with watch("decode"):
+        model.generate(
+            **arguments,
+            selection=[selection],
+            do_sample=False,
+            max_new_tokens=1 + NEW_TOKENS,
+            logits_processor=LogitsProcessorList([first]),
+        )
+    for stages, prefill in ((watch.seconds, first.seconds), (watch.flops, first.flops)):
+        if "decode" in stages:
+            stages["prefill"] = max(prefill - stages.get(within, 0), 0)
+            stages["decode"] -= prefill
 
 
 @torch.no_grad()
