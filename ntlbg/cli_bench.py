@@ -6,6 +6,7 @@ import argparse
 import importlib
 import json
 import platform
+import shlex
 import sys
 from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
@@ -177,7 +178,8 @@ def run_real(args: argparse.Namespace) -> int:
     # Rows of different sets may have one id: what the sets are decides too.
     decides = ("rows", "annotations", "split", "dataset_config", "subtitles", "subtitle_seconds")
     decides += ("model", "encoder", "candidate_fps", "max_candidates", "max_new_tokens", "dtype")
-    ledger = Ledger(out / "answers.jsonl", {name: getattr(args, name) for name in decides}, KEY)
+    header = {name: getattr(args, name) for name in decides} | {"weights": _weights(args.model)}
+    ledger = Ledger(out / "answers.jsonl", header, KEY)
     answerer = load_answerer(
         args.model,
         encoder=args.encoder,
@@ -210,24 +212,23 @@ def run_real(args: argparse.Namespace) -> int:
     return 1 if result["left_out"] else 0
 
 
+def _weights(model: str) -> list:
+    """Name, size and time of a folder's files of weights: a model that was trained on is another one."""
+    files = (path for path in Path(model).glob("*.safetensors") if path.is_file())
+    return sorted([path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files)
+
+
 def _command(args: argparse.Namespace) -> str:
-    """The command again, of what decides its figures."""
-    named = {
-        "--annotations": args.annotations,
-        "--split": args.split,
-        "--dataset-config": args.dataset_config,
-        "--max-rows": args.max_rows,
-        "--model": args.model,
-        "--encoder": args.encoder,
-        "--candidate-fps": args.candidate_fps,
-        "--max-candidates": args.max_candidates,
-        "--subtitle-seconds": args.subtitle_seconds,
-        "--selectors": " ".join(args.selectors),
-        "-k": " ".join(map(str, args.k)),
-    }
-    given = " ".join(f"{name} {value}" for name, value in named.items() if value is not None)
-    flags = "".join(f" --{name}" for name in ("circular", "subtitles") if getattr(args, name))
-    return f"ntlbg bench real {args.rows} {given}{flags}"
+    """The command again, but for the device and what only shows it."""
+    words = ["ntlbg", "bench", "real", args.rows, "--selectors", *args.selectors, "-k", *map(str, args.k)]
+    named = ("annotations", "videos", "split", "dataset_config", "max_rows", "max_bad", "model", "encoder")
+    named += ("candidate_fps", "max_candidates", "max_new_tokens", "dtype", "attn_implementation", "subtitle_seconds")
+    for name in (*named, "out"):
+        value = getattr(args, name)
+        if value is not None:
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    words += [f"--{name}" for name in ("circular", "subtitles") if getattr(args, name)]
+    return shlex.join(words)
 
 
 def _rows(args: argparse.Namespace, out: Path) -> str:

@@ -8,6 +8,7 @@ from tiny_models import tiny_base
 from tiny_parts import tiny_base_processor
 
 from ntlbg.cli import main
+from ntlbg.data.qa_records import LETTERS
 from ntlbg.data.world_dataset import write_split
 from ntlbg.errors import InputError
 from ntlbg.evaluation.ledger import Ledger
@@ -39,6 +40,9 @@ def test_evidence_is_seen_where_a_moment_lies_in_it_or_right_before_a_short_one(
     assert spans_seen(row, [12, 40], step=1.0) == 0.5
     assert spans_seen(row, [12, 30], step=1.0) == 1.0
     assert spans_seen(row, [20, 31], step=1.0) == 0.0
+    # A long one is seen from within only.
+    assert spans_seen({"spans": [[100, 200]]}, [93.1], step=7.0) == 0.0
+    assert spans_seen({"spans": [[100, 106]]}, [93.1], step=7.0) == 1.0
     assert spans_seen({"spans": []}, [12], step=1.0) is None
     assert spans_seen({}, [12], step=1.0) is None
 
@@ -48,6 +52,8 @@ def rows_of(count):
         {
             "id": str(number),
             "video_id": f"v{number // 2}",
+            "question": "Is it?",
+            "answer": "yes",
             "duration": 30.0 if number % 2 else 700.0,
             "answer_type": "count",
             "spans": [[0, 1]],
@@ -57,7 +63,10 @@ def rows_of(count):
 
 
 def answered(ledger, row, setting, right):
-    facts = {"answer": "x", "right": right, "read": True, "seen": 1.0, "seconds": 0.1, "look": 0.2}
+    said = "yes" if right else "no"
+    if "options" in row:
+        said = LETTERS[(row["answer_index"] + (not right)) % len(row["options"])]
+    facts = {"answer": said, "seen": 1.0, "seconds": 0.1, "look": 0.2, "shown": 8}
     ledger.add({"id": row["id"], "selector": setting.selector, "k": setting.k, **facts})
 
 
@@ -126,9 +135,10 @@ def test_answers_of_other_settings_are_not_taken_for_these(tmp_path):
     assert path.read_text().count("\n") == 2
     with pytest.raises(InputError, match="something else \\(other model\\)"):
         Ledger(path, {"model": "b"}, KEY)
-    path.write_text("not ours\n")
-    with pytest.raises(InputError, match="no results of this bench"):
-        Ledger(path, {"model": "a"}, KEY)
+    for strange in ("not ours\n", "[]\n", '{"model": "a"}\n{"id": "1"}\n', '{"model": "a"}\n[]\n', "\n"):
+        path.write_text(strange)
+        with pytest.raises(InputError, match="no results of this bench"):
+            Ledger(path, {"model": "a"}, KEY)
 
 
 def test_the_command_compares_and_goes_on_where_it_was_cut(world, tmp_path, capsys):
@@ -258,6 +268,28 @@ def test_answers_of_other_rows_of_the_same_ids_are_refused(world, choices, tmp_p
     assert "results of something else (other rows)" in capsys.readouterr().err
 
 
+def test_rows_that_were_changed_are_asked_anew_and_scored_by_what_they_say_now(choices, tmp_path, capsys):
+    row = json.loads(choices.read_text().splitlines()[0])
+    row["video_path"] = str(choices.parent / row["video_path"])
+    path = tmp_path / "rows.jsonl"
+
+    def asked(**changes) -> tuple[float, int]:
+        path.write_text(json.dumps(row | changes) + "\n")
+        command = ["bench", "real", str(path), "--model", TINY, "-k", "8", "--selectors", "ntlbg", "--quiet"]
+        assert main([*command, "--max-new-tokens", "3", "--out", str(tmp_path / "out")]) == 0
+        capsys.readouterr()
+        (result,) = json.loads((tmp_path / "out" / "table.json").read_text())["settings"].values()
+        return result["accuracy"], len((tmp_path / "out" / "answers.jsonl").read_text().split("\n")) - 2
+
+    # Another right answer is no other question; the model is not asked again.
+    changes = [{"answer": one, "answer_index": at, "id": "a\u2028b"} for at, one in enumerate(row["options"])]
+    accuracies = [asked(**change) for change in changes]
+    assert sorted(share for share, _ in accuracies)[:-1] == [0.0] * (len(row["options"]) - 1)
+    assert {lines for _, lines in accuracies} == {1}
+    options = ["none", *row["options"][1:]]
+    assert asked(options=options, answer=options[1], answer_index=1, id="a\u2028b")[1] == 2
+
+
 def test_a_broken_video_is_left_out_and_the_exit_code_says_so(world, tmp_path, capsys):
     rows = [json.loads(line) for line in world.read_text().splitlines()]
     broken = tmp_path / "broken.mp4"
@@ -270,6 +302,10 @@ def test_a_broken_video_is_left_out_and_the_exit_code_says_so(world, tmp_path, c
     command = ["bench", "real", str(path), "--model", TINY, "-k", "2", "--max-new-tokens", "2", "--quiet"]
     assert main([*command, "--selectors", "uniform", "--out", str(tmp_path / "out")]) == 1
     assert "1 of the rows left out" in capsys.readouterr().out
+    # It is tried again, once it has been mended.
+    broken.write_bytes((world.parent / json.loads(world.read_text().splitlines()[0])["video_path"]).read_bytes())
+    assert main([*command, "--selectors", "uniform", "--out", str(tmp_path / "out")]) == 0
+    assert "left out" not in capsys.readouterr().out
 
 
 def test_the_projects_own_benches_take_their_own_arguments(capsys):

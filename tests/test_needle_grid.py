@@ -5,6 +5,7 @@ import json
 import pytest
 
 from ntlbg.data.needles import NEEDLES, needle_video
+from ntlbg.evaluation import needle_grid
 from ntlbg.evaluation.needle_grid import DEPTHS, depths_of_files, grids, main, wilson
 from ntlbg.evaluation.needle_report import mean_share, verdicts
 
@@ -85,15 +86,22 @@ def test_wilsons_interval_of_a_worked_case():
     assert wilson(20, 20)[1] == 1.0
 
 
-def test_the_bench_runs_whole_and_goes_on(tmp_path, capsys):
+def test_lengths_without_room_for_the_needles_are_refused_before_anything_is_done(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--minutes", "1", "--work", str(tmp_path), "--out", str(tmp_path / "needles")])
+    assert ended.value.code == 2
+    assert "at least 128, but is 60" in capsys.readouterr().err
+
+
+def test_the_bench_runs_whole_and_goes_on(tmp_path, capsys, monkeypatch):
     few = ["--minutes", "2.5", "--groups", "8", "--split", "validation", "--work", str(tmp_path)]
     few += ["--out", str(tmp_path / "needles")]
     main([*few, "--seeds", "1"])
     first = json.loads((tmp_path / "needles.json").read_text())["grids"]
-    asked = (tmp_path / "needles.jsonl").stat().st_mtime_ns
+    # What is there already is not asked again.
+    monkeypatch.setattr(needle_grid, "run_file", None)
     main([*few, "--seeds", "1"])
     assert json.loads((tmp_path / "needles.json").read_text())["grids"] == first
-    assert (tmp_path / "needles.jsonl").stat().st_mtime_ns > asked
     assert "2.5 min, N = 150" in (tmp_path / "needles.md").read_text()
     assert (tmp_path / "needles.png").stat().st_size > 10_000
     capsys.readouterr()

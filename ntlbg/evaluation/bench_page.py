@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from importlib.metadata import version
 from pathlib import Path
 
 
@@ -42,15 +43,25 @@ def write_between(page: Path, start: str, end: str, content: str) -> None:
 
 
 def current_commit() -> str:
-    """The commit of this code, marked where the tree differs from it."""
+    """The commit of this code, marked where the tree differs from it; of an installed package its version."""
+    here = Path(__file__).parent
+    try:
+        tracked = subprocess.run(
+            ["git", "ls-files", "--error-unmatch", Path(__file__).name], cwd=here, capture_output=True, check=False
+        )
+    except FileNotFoundError:  # there is no git
+        tracked = None
+    if tracked is None or tracked.returncode:
+        return f"of version {version('ntlbg')}"
     described = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--exclude=*"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=True,
+        ["git", "describe", "--always", "--dirty", "--exclude=*"], cwd=here, capture_output=True, text=True, check=True
     )
     return described.stdout.strip()
 
 
-__all__ = ["current_commit", "write_bench", "write_between"]
+def commits_of(lines: Iterable[dict]) -> str:
+    """The commits that results of a ledger were measured at, in the order in which they come."""
+    return ", ".join(dict.fromkeys(line["commit"] for line in lines))
+
+
+__all__ = ["commits_of", "current_commit", "write_bench", "write_between"]

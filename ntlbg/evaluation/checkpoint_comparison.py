@@ -32,8 +32,8 @@ from ntlbg.selection.choosing import OURS, SELECTORS
 ALL = "all kinds"
 DURATION = 256  # seconds: 128 groups of two candidate frames at one a second
 
-# Whether answers are right: of each checkpoint, by kind of question, one bool a question, in one order for all.
-Right = dict[str, dict[str, list[bool]]]
+# Whether answers are right: of each checkpoint, by kind of question, (video, right) of each question, in one order.
+Right = dict[str, dict[str, list[tuple[int, bool]]]]
 
 
 def compare(answerers: dict[str, WorldAnswerer], videos: list, selectors: list[str], k: int) -> dict[str, Right]:
@@ -60,7 +60,7 @@ def compare(answerers: dict[str, WorldAnswerer], videos: list, selectors: list[s
                     texts = answerer.answer(look, list(enumerate(answerer.choose(look, selector, k))))
                     for question, text in zip(questions, texts, strict=True):
                         for kind in (question.kind, ALL):
-                            right[selector][name][kind].append(text == question.answer)
+                            right[selector][name][kind].append((spec.seed, text == question.answer))
     return {
         selector: {name: {kind: values for kind, values in kinds.items() if values} for name, kinds in by_name.items()}
         for selector, by_name in right.items()
@@ -72,8 +72,8 @@ def accuracies(right: Right) -> dict[str, dict[str, dict[str, float]]]:
     return {
         name: {
             kind: {
-                "accuracy": 100 * float(np.mean(values)),
-                "standard_error": 100 * float(np.std(values) / np.sqrt(len(values))),
+                "accuracy": 100 * float(np.mean([one for _, one in values])),
+                "standard_error": 100 * float(np.std([one for _, one in values]) / np.sqrt(len(values))),
                 "asked": len(values),
             }
             for kind, values in kinds.items()
@@ -82,12 +82,15 @@ def accuracies(right: Right) -> dict[str, dict[str, dict[str, float]]]:
     }
 
 
-def paired_differences(ours: dict[str, list[bool]], others: dict[str, list[bool]]) -> dict[str, dict[str, float]]:
-    """By kind, the mean difference in points and its 95 % interval; both answered the same questions, in one order."""
+def paired_differences(ours: dict, others: dict) -> dict[str, dict[str, float]]:
+    """By kind, the mean difference in points and its 95 % interval by drawing videos; both, of `Right`, answered the
+    same questions."""
     paired = {}
     for kind in ours:
-        difference = 100.0 * (np.array(ours[kind], float) - np.array(others[kind], float))
-        low, high = paired_interval(difference)
+        videos, first = (np.array(column) for column in zip(*ours[kind], strict=True))
+        _, second = (np.array(column) for column in zip(*others[kind], strict=True))
+        difference = 100.0 * (first.astype(float) - second)
+        low, high = paired_interval(difference, videos)
         paired[kind] = {"mean": float(difference.mean()), "low": low, "high": high}
     return paired
 
@@ -130,8 +133,8 @@ def to_markdown(result: dict) -> str:
         f"# {second} beside {first}\n\nExact match in percent ± standard error on {result['videos']} videos of "
         f"{DURATION} seconds of each split, in wordings never used in training, from {result['k']} of "
         f"{DURATION // 2} groups: those that each checkpoint chooses itself ({OURS}), or that another rule takes. The "
-        f"difference is paired by question, with a 95 % bootstrap interval.\n\n{blocks}Commit {result['commit']}, "
-        f"{result['machine']}, `{result['command']}`.\n"
+        f"difference is paired by question, with a 95 % interval by drawing videos.\n\n{blocks}Commit "
+        f"{result['commit']}, {result['machine']}, `{result['command']}`.\n"
     )
 
 

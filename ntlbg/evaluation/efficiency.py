@@ -24,7 +24,7 @@ from tqdm import tqdm
 from ntlbg.data.world import build_video, split_seed
 from ntlbg.data.world_video import write_video
 from ntlbg.errors import InputError
-from ntlbg.evaluation.bench_page import current_commit, write_bench
+from ntlbg.evaluation.bench_page import commits_of, current_commit, write_bench
 from ntlbg.evaluation.efficiency_report import draw, to_markdown
 from ntlbg.evaluation.efficiency_run import LANGUAGE
 from ntlbg.evaluation.ledger import Ledger
@@ -193,7 +193,7 @@ def main(arguments: list[str] | None = None) -> None:
     for way, k in tqdm(wanted, desc="cases"):
         if (way, k) not in ledger.lines:
             measured = measure({**common, "way": way, "groups": k})
-            ledger.add({"way": way, "groups": k, **measured, **totals(measured)})
+            ledger.add({"way": way, "groups": k, "commit": commit, **measured, **totals(measured)})
     cases = [ledger.lines[case] for case in wanted]
     result = {
         "cases": cases,
@@ -203,7 +203,7 @@ def main(arguments: list[str] | None = None) -> None:
         "shape": shape,
         "film": {"seconds": SECONDS, "fps": FPS, "side": SIDE},
         "accuracies": {"page": args.frames.name, "commit": frames["commit"]},
-        "commit": commit,
+        "commit": commits_of(cases),
         "machine": f"{platform.machine()} {shape['device']}, {args.threads} threads, {shape['dtype']}",
         "command": f"python -m ntlbg.evaluation.efficiency --shape {args.shape} --device {args.device} --repeats "
         f"{args.repeats} --threads {args.threads}",

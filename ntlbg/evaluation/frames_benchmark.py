@@ -26,7 +26,7 @@ from ntlbg.data.world import SPLITS
 from ntlbg.data.world_dataset import split_questions
 from ntlbg.data.world_video import write_video
 from ntlbg.errors import InputError
-from ntlbg.evaluation.bench_page import current_commit, write_bench
+from ntlbg.evaluation.bench_page import commits_of, current_commit, write_bench
 from ntlbg.evaluation.frames_report import draw, to_markdown
 from ntlbg.evaluation.ledger import Ledger
 from ntlbg.evaluation.selector_bench import relative_mse, temporal_entropy
@@ -209,10 +209,13 @@ def main(arguments: list[str] | None = None) -> None:
         "selectors": selectors,
     }
     try:
+        videos = split_questions(args.split, args.videos + LATER, duration=args.seconds, wording="heldout")
+    except ValueError as error:
+        parser.error(str(error))
+    try:
         ledger = Ledger(args.work / f"{args.out.name}.jsonl", settings, ("number",))
     except InputError as error:
         parser.error(str(error))
-    videos = split_questions(args.split, args.videos + LATER, duration=args.seconds, wording="heldout")
     answerer = WorldAnswerer(args.model)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "video.mp4"
@@ -222,8 +225,10 @@ def main(arguments: list[str] | None = None) -> None:
             write_video(spec, path)
             following = [other for _, theirs in videos[number + 1 :] for other in theirs]
             others = [next(other.text for other in following if other.kind == one.kind) for one in questions]
-            ledger.add({"number": number} | run_video(answerer, path, questions, others, selectors, args.groups))
-    summary = with_intervals(summarise([ledger.lines[(number,)] for number in range(args.videos)]))
+            found = run_video(answerer, path, questions, others, selectors, args.groups)
+            ledger.add({"number": number, "commit": commit} | found)
+    lines = [ledger.lines[(number,)] for number in range(args.videos)]
+    summary = with_intervals(summarise(lines))
     result = {
         **summary,
         "videos": args.videos,
@@ -232,7 +237,7 @@ def main(arguments: list[str] | None = None) -> None:
         "candidates": args.seconds,
         "candidate_fps": 1.0,
         "groups": args.groups,
-        "commit": commit,
+        "commit": commits_of(lines),
         "machine": f"{platform.machine()} CPU, 1 thread",
         "command": f"python -m ntlbg.evaluation.frames_benchmark --model {args.model} --videos {args.videos} "
         f"--split {args.split} --seconds {args.seconds} --groups {' '.join(map(str, args.groups))}"

@@ -63,7 +63,7 @@ def verdicts(result: dict) -> list[str]:
             lines.append(
                 f"On questions about events, ntlbg asked another question has {by[SHUFFLED][k]['events']:.1f} %, "
                 f"uniform {by['uniform'][k]['events']:.1f} % (difference [{low:+.1f}, {high:+.1f}]), ntlbg "
-                f"{by[OURS][k]['events']:.1f} %: the lead comes from the question."
+                f"{by[OURS][k]['events']:.1f} %" + (": the lead comes from the question." if low <= 0 else ".")
             )
     blind = [name for name in BLIND if name in by]
     for other in (str(n) for n in result["groups"] if n > REFERENCE):
@@ -124,13 +124,13 @@ def to_markdown(result: dict, picture: str) -> str:
         "hands the same model k groups of the same features; published rules see the groups' descriptors and our "
         "trained relevance in the place of their scores, rules that draw are the mean of three draws. The macro "
         "average is over kinds of question, `events` over those that ask about events; intervals are 95 %, by "
-        "bootstrap over videos, paired.\n\n"
+        "bootstrap over videos, paired; they are those of one trained model, of one training seed.\n\n"
         f"{sentences}\n\n![Macro average against groups]({picture}.png)\n\n## Curves\n\n{curves}\n\n## At k = {key}"
         f"\n\n{at_reference}\n\n## By number of pieces of evidence\n\nQuestions about events only; 0 is a count of "
         f"something that never came.\n\n{by_pieces}\n\n## The specification's figures\n\nConstraint: Var(m)/mean(m)² "
         "of the chosen groups' squared Mahalanobis distances m. Uniformity: entropy of their times over its largest "
         "value. Information loss: mean squared distance to the nearest chosen descriptor over the video's variance. "
-        "None of them measures quality by itself: the median shell has the smallest constraint and finds nothing."
+        "None of them measures quality by itself."
         f"\n\n{figures}\n\nCommit {result['commit']}, {result['machine']}, `{result['command']}`.\n"
     )
 
@@ -142,7 +142,7 @@ def to_summary(result: dict) -> str:
     shown = {OURS, SHUFFLED, ORACLE, *ALWAYS, *baselines[:BEST]} & set(by)
     further = [str(other) for other in result["groups"] if other > REFERENCE]
     rows = []
-    for name in sorted(shown, key=lambda name: -by[name][k]["macro"]):
+    for name in sorted(shown, key=lambda name: (-by[name][k]["macro"], name)):
         row = by[name][k]
         gap = "" if name == OURS else "[{:+.1f}, {:+.1f}]".format(*row["ours_less"])
         cells = [*(row["accuracy"][kind] for kind in kinds), row["events"], row["macro"]]

@@ -32,12 +32,14 @@ class Ledger:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_file() and path.stat().st_size:
             try:
-                header, *rows = [
-                    json.loads(line) for line in path.read_text("utf-8").splitlines(True) if line[-1] == "\n"
-                ]
+                # What the end of a run cut off has no line break behind it.
+                header, *rows = map(json.loads, path.read_text("utf-8").split("\n")[:-1])
                 self.lines = {self._of(row): row for row in rows}
+                strangers = [line for line in (header, *rows) if not isinstance(line, dict)]
             except (ValueError, KeyError, TypeError) as error:
                 raise InputError(f"{str(path)!r} holds no results of this bench; remove it") from error
+            if strangers:
+                raise InputError(f"{str(path)!r} holds no results of this bench; remove it")
             if header != json.loads(json.dumps(settings)):
                 other = ", ".join(name for name in settings if header.get(name) != settings[name])
                 raise InputError(

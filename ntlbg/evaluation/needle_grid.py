@@ -24,7 +24,7 @@ from ntlbg.data.questions import Question, span_groups
 from ntlbg.data.world import split_seed
 from ntlbg.data.world_video import write_video
 from ntlbg.errors import InputError
-from ntlbg.evaluation.bench_page import current_commit, write_bench
+from ntlbg.evaluation.bench_page import commits_of, current_commit, write_bench
 from ntlbg.evaluation.ledger import Ledger
 from ntlbg.evaluation.needle_report import draw, to_markdown
 from ntlbg.evaluation.world_answers import WorldAnswerer
@@ -126,6 +126,13 @@ def main(arguments: list[str] | None = None) -> None:
     commit = current_commit()
     settings = {name: getattr(args, name) for name in ("model", "minutes", "groups", "split", "needle_seconds")}
     try:
+        for minutes in args.minutes:
+            for depths in depths_of_files():
+                shares = [depth / (DEPTHS - 1) for depth in depths]
+                needle_video(split_seed(args.split, 0), round(minutes * 60), shares, args.needle_seconds)
+    except ValueError as error:
+        parser.error(str(error))
+    try:
         ledger = Ledger(args.work / f"{args.out.name}.jsonl", settings, ("number",))
     except InputError as error:
         parser.error(str(error))
@@ -153,7 +160,7 @@ def main(arguments: list[str] | None = None) -> None:
             )
             write_video(spec, path, fps=1, size=112)
             found = run_file(answerer, path, questions, args.groups)
-            ledger.add({"number": number, "minutes": minutes, "depths": depths} | found)
+            ledger.add({"number": number, "commit": commit, "minutes": minutes, "depths": depths} | found)
     rows = [ledger.lines[(number,)] for number in wanted]
     result = {
         "grids": grids(rows, args.minutes, args.groups),
@@ -165,7 +172,7 @@ def main(arguments: list[str] | None = None) -> None:
         "needle_seconds": args.needle_seconds,
         "seeds": args.seeds,
         "split": args.split,
-        "commit": commit,
+        "commit": commits_of(rows),
         "machine": f"{platform.machine()} CPU, 1 thread",
         "command": f"python -m ntlbg.evaluation.needle_grid --model {args.model} --seeds {args.seeds} --minutes "
         f"{' '.join(f'{m:g}' for m in args.minutes)} --groups {' '.join(map(str, args.groups))} --split {args.split} "

@@ -60,7 +60,8 @@ def to_markdown(result: dict, picture: str) -> str:
         f"real mp4, asked about by what only it has; the other events of the video are there to be mistaken for it. "
         f"Candidates at {result['candidate_fps']:g} a second in every cell, N of them; two make a group. Each cell: "
         f"share of right answers of {asked.min()} needles ({result['seeds']} seeds of the split `{result['split']}`) "
-        f"with its 95 % interval (Wilson).\n\n{sentences}\n\n![Right answers by length and depth]({picture}.png)\n\n"
+        f"with its 95 % interval (Wilson), of one trained model, of one training "
+        f"seed.\n\n{sentences}\n\n![Right answers by length and depth]({picture}.png)\n\n"
         f"{grids}\n\nCommit {result['commit']}, {result['machine']}, `{result['command']}`.\n"
     )
 

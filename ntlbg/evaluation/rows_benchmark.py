@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from ntlbg.errors import InputError
 from ntlbg.evaluation.answer_scores import rotations
 from ntlbg.evaluation.harness_questions import option_letter
 from ntlbg.evaluation.ledger import Ledger
+from ntlbg.fingerprints import hash_of
 from ntlbg.processors.video_source_ntlbg import VideoError
 from ntlbg.selection.subtitles import SubtitleError
 from ntlbg.training.answer_scoring import normalised
@@ -24,6 +26,8 @@ from ntlbg.training.answer_scoring import normalised
 
 # What tells the answers of a ledger apart.
 KEY = ("id", "selector", "k")
+# Where the benchmarks' published files tell the kind of a question: Video-MME and MLVU, LongVideoBench, NExT-QA.
+TYPES = ("task_type", "question_type", "question_category", "type")
 # What rows with options are told, in our words.
 ANSWER_WITH_A_LETTER = "Answer with the letter of the right option alone."
 # Lengths of videos in seconds that accuracies are told apart by, as LongVideoBench and Video-MME do.
@@ -69,12 +73,23 @@ def score(row: dict, text: str) -> tuple[bool, bool]:
 
 def spans_seen(row: dict, seconds: Sequence[float], step: float) -> float | None:
     """The share of the row's spans in which a chosen moment lies, or, for those shorter than the `step` of the
-    candidates, next to which one lies; None where the row names none."""
+    candidates, less than a step before which one lies; None where the row names none."""
     if not row.get("spans"):
         return None
     moments = np.asarray(seconds, dtype=float)
-    seen = [bool(((moments > start - step) & (moments < end)).any()) for start, end in row["spans"]]
+    seen = []
+    for start, end in row["spans"]:
+        inside = (moments >= start) & (moments < end)
+        before = (moments > start - step) & (moments < start) & (end - start < step)
+        seen.append(bool((inside | before).any()))
     return float(np.mean(seen))
+
+
+def asked_hash(row: dict) -> str:
+    """Of what decides an answer but the setting: the prompt, what is said, and the video's file as it lies there."""
+    path = Path(row["video_path"]) if "video_path" in row else None
+    facts = (path.stat().st_size, path.stat().st_mtime_ns) if path is not None and path.is_file() else None
+    return hash_of([prompt_of(row), row.get("subtitles"), row.get("clip"), row.get("video_path"), facts])
 
 
 def run(
@@ -88,7 +103,7 @@ def run(
     subtitle_seconds: float | None = None,
 ) -> None:
     """
-    Answer what is not answered yet.
+    Answer what is not answered yet, or was asked otherwise then; videos that could not be read are tried again.
 
     Args:
         rows: of `load_qa`; their ids are distinct.
@@ -98,10 +113,13 @@ def run(
         subtitle_seconds: leave out what is said further from every chosen moment; None tells all.
     """
     for source, told, asked in _by_video(rows, subtitles):
-        pending = [
-            (row, setting) for row in asked for setting in settings
-            if (row["id"], setting.selector, setting.k) not in ledger.lines
-        ]  # fmt: skip
+        hashes = {row["id"]: asked_hash(row) for row in asked}
+        pending = []
+        for row in asked:
+            for setting in settings:
+                line = ledger.lines.get((row["id"], setting.selector, setting.k))
+                if line is None or "error" in line or line.get("asked") != hashes[row["id"]]:
+                    pending.append((row, setting))
         for _ in range(len(asked) * len(settings) - len(pending)):
             tell()
         if not pending:
@@ -112,7 +130,7 @@ def run(
         except (VideoError, SubtitleError) as error:
             trouble = str(error)
         for row, setting in pending:
-            line = {"id": row["id"], "selector": setting.selector, "k": setting.k}
+            line = {"id": row["id"], "selector": setting.selector, "k": setting.k, "asked": hashes[row["id"]]}
             ledger.add(line | ({"error": trouble} if opened is None else _answered(answerer, opened, row, setting)))
             tell()
 
@@ -120,14 +138,11 @@ def run(
 def _answered(answerer: Any, opened: Any, row: dict, setting: Setting) -> dict:
     answerer.selector = setting.selector
     answer = opened.ask(row["question"], setting.k, prompt=prompt_of(row))
-    right, read = score(row, answer.text)
     times = _seconds(answer.selection)
     candidates = _candidate_seconds(answer.selection)
     step = float(np.diff(candidates).max()) if len(candidates) > 1 else 0.0
     return {
         "answer": answer.text,
-        "right": right,
-        "read": read,
         "seen": spans_seen(row, times, step),
         "seconds": round(sum(answer.timings.values()), 4),
         "look": round(sum(opened.timings.values()), 4),
@@ -190,9 +205,14 @@ def summarise(rows: Sequence[dict], settings: Sequence[Setting], ledger: Ledger,
     if not good:
         raise InputError(f"none of the {len(rows)} rows has a video that can be read: {next(iter(left_out))}")
     ones = [rows[question[0]] for question in good]
+    # Scored anew each time: the right answer is no part of what was asked.
+    scores = {
+        setting: [[score(rows[at], lines[setting][at]["answer"]) for at in question] for question in good]
+        for setting in settings
+    }
     videos, weights = _drawn_videos(ones)
     shares = {
-        setting: [[float(lines[setting][at]["right"]) for at in question] for question in good] for setting in settings
+        setting: [[float(right) for right, _ in question] for question in scores[setting]] for setting in settings
     }
     right = {setting: np.array([np.mean(share) for share in shares[setting]]) for setting in settings}
     table = {}
@@ -206,17 +226,24 @@ def summarise(rows: Sequence[dict], settings: Sequence[Setting], ledger: Ledger,
             "selector": setting.selector,
             "k": setting.k,
             **_compared(right, setting, weights),
-            "unread": float(np.mean([not line["read"] for line in answers])),
+            "unread": float(np.mean([not read for question in scores[setting] for _, read in question])),
+            "shown": max(line["shown"] for line in answers),
             "seen": float(np.mean(seen)) if seen else None,
             "seconds": float(np.median([line["seconds"] for line in answers])),
             "look": float(np.median([line["look"] for line in answers])),
             "lengths": _parts([_length(row["duration"]) for row in ones], right[setting]),
-            "types": _parts([row["answer_type"] for row in ones], right[setting]),
+            "types": _parts([type_of(row) for row in ones], right[setting]),
             "pieces": _parts([str(len(row["spans"])) if "spans" in row else "unknown" for row in ones],
                              right[setting]),
         }  # fmt: skip
     result = {"settings": table, "asked": len(good), "videos": videos, "left_out": left_out}
     return result | _circular(ones, settings, shares, table) if circular else result
+
+
+def type_of(row: dict) -> str:
+    """What kind of question it is, as its benchmark says, else its type of answer."""
+    metadata = row.get("metadata", {})
+    return str(next((metadata[name] for name in TYPES if metadata.get(name)), row["answer_type"]))
 
 
 def _circular(ones: list[dict], settings: Sequence[Setting], shares: dict, table: dict) -> dict:
@@ -229,7 +256,7 @@ def _circular(ones: list[dict], settings: Sequence[Setting], shares: dict, table
         setting: np.array([min(shares[setting][number]) for number in having], dtype=float) for setting in settings
     }
     for setting in settings:
-        types = _parts([ones[number]["answer_type"] for number in having], whole[setting])
+        types = _parts([type_of(ones[number]) for number in having], whole[setting])
         table[str(setting)]["circular"] = _compared(whole, setting, weights) | {"types": types}
     sizes = np.array([len(ones[number]["options"]) for number in having], dtype=float)
     chance = [100 * float((1 / sizes).mean()), 100 * float((sizes**-sizes).mean())]

@@ -8,6 +8,8 @@ from ntlbg.evaluation.selector_report import table
 
 
 PARTS = (("lengths", "by length of the video"), ("types", "by type of question"), ("pieces", "by pieces of evidence"))
+# Fewer make intervals that are far too narrow.
+FEW_VIDEOS = 10
 # More kinds than this make a table that nobody reads.
 MOST_PARTS = 12
 
@@ -19,9 +21,10 @@ def to_markdown(result: dict, picture: str) -> str:
     for name, row in result["settings"].items():
         gap = "" if row["less_first"] is None else "{:+.1f} [{:+.1f}, {:+.1f}]".format(*row["less_first"])
         seen = "" if row["seen"] is None else f"{100 * row['seen']:.1f}"
+        fewer = f" (no more than {row['shown']} there)" if row["shown"] < row["k"] else ""
         rows.append(
             [
-                name,
+                name + fewer,
                 _accuracy(row),
                 *([_accuracy(row["circular"])] if circular else []),
                 gap,
@@ -66,6 +69,8 @@ def to_markdown(result: dict, picture: str) -> str:
 
 def _notes(result: dict) -> str:
     notes = ""
+    if result["videos"] < FEW_VIDEOS:
+        notes += f" Of {result['videos']} videos an interval says next to nothing."
     if "chance" in result:
         once, circular = result["chance"]
         notes += (

@@ -12,8 +12,12 @@ _SCATTERED = 16
 
 def table(heads: list[str], rows: list[list[str]]) -> str:
     """A Markdown table: the first column to the left, the others to the right."""
-    lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * (len(heads) - 1)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+    rule = "|---|" + "---:|" * (len(heads) - 1)
+    return "\n".join([_line(heads), rule, *map(_line, rows)])
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(" ".join(cell.replace("|", "\\|").split("\n")) for cell in cells) + " |"
 
 
 def _gap(row: dict) -> str:
