@@ -130,6 +130,7 @@ def test_activitynet_captions_come_back_from_the_rows_of_a_video(tmp_path):
     rows = [parse_line(json.dumps(row)) for row in result.rows]
     assert [row["question"] for row in rows] == ["He sits.", "He runs."]
     assert [row["spans"] for row in rows] == [[[0.5, 10.0]], [[8.0, 60.0]]]
+    assert [row["answer"] for row in rows] == ["0.5 - 10.0 seconds", "8.0 - 60.0 seconds"]
     assert [row["metadata"] for row in rows] == [{"event": 0, "events": 2}, {"event": 1, "events": 2}]
     assert {(row["video_id"], row["duration"]) for row in rows} == {("v_x", 60.0)}
     assert result.cut == 1
@@ -240,6 +241,24 @@ def test_nextqa_comes_back_from_its_row(tmp_path, videos):
     (row,) = convert_annotations("nextqa", path, videos).rows
     assert nextqa_of(parsed(row)) == NEXTQA
     assert (row["duration"], row["answer"]) == (8.0, "tap their feet")
+
+
+def test_an_answer_of_spans_ends_with_its_video_as_they_do(tmp_path, videos):
+    path = tmp_path / "charades_sta_test.txt"
+    path.write_text(CHARADES.split()[0] + " 3.0 200.0##a person runs.\n")
+    result = convert_annotations("charades_sta", path, videos)
+    (row,) = result.rows
+    assert (row["spans"], row["answer"], result.cut) == ([[3.0, 8.0]], "3.0 - 8.0 seconds", 1)
+    item = {**QVH, "relevant_windows": [[0, 2], [140, 999]]}
+    (row,) = converted("qvhighlights", json.dumps(item) + "\n", tmp_path).rows
+    assert row["answer"] == f"0.0 - 2.0 seconds, 140.0 - {row['duration']:.1f} seconds"
+
+
+def test_spans_of_texts_are_dropped_and_told(tmp_path):
+    item = {**QVH, "relevant_windows": [["0", "999"]]}
+    result = converted("qvhighlights", json.dumps(item) + "\n", tmp_path)
+    assert not result.rows
+    assert "'spans[0]' should be [start, end]" in result.dropped[0][1]
 
 
 def test_rows_without_a_duration_are_dropped_where_no_videos_are_given(tmp_path):

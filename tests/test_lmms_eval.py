@@ -17,7 +17,8 @@ from harness_toys import OFFICIAL, OURS, SECONDS, make_toys
 from test_cli import encoder, models  # noqa: F401
 
 import ntlbg.evaluation.lmms_tasks
-from ntlbg.evaluation.harness_questions import option_letter, task_question
+from ntlbg.evaluation.harness_questions import task_question
+from ntlbg.evaluation.option_reading import option_letter
 
 
 TINY = Path(__file__).parents[1] / "checkpoints" / "ntlbg-tiny"

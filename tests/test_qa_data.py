@@ -69,6 +69,31 @@ def test_a_bad_row_is_told_in_one_sentence(changes, told):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("id", {"id": "\ud800"}),
+        ("video_id", {"video_id": "v\udfff"}),
+        ("question", {"question": "what \ud83d?"}),
+        ("answer", {"answer": "\udc00"}),
+        ("answer_type", {"answer_type": "\ud800"}),
+        ("video_path", {"video_path": "\udcff.mp4"}),
+        ("options", {"options": ["red", "gr\ud800en"]}),
+        ("captions", {"spans": [[0, 1]], "captions": ["\ud800"]}),
+        ("subtitles", {"subtitles": [{"text": "\ud800", "start": 0, "end": 1}]}),
+        ("subtitles", {"subtitles": "\ud800.srt"}),
+        ("metadata", {"metadata": {"of": [{"\ud800": 1}]}}),
+        ("metadata", {"metadata": '{"of": "\\ud800"}'}),
+        ("metadata", {"level": "\ud800"}),
+    ],
+)
+def test_a_row_with_half_a_character_in_any_text_is_refused_in_a_sentence_that_can_be_written(name, changes):
+    with pytest.raises(BadRow) as caught:
+        parse_line(json.dumps(row(**changes)))
+    assert str(caught.value).encode().startswith(f"'{name}' holds half of a character".encode())
+    assert parse_line(json.dumps(row(question="\U0001f600?")))["question"] == "\U0001f600?"
+
+
 @pytest.mark.parametrize("line", ["{", "[]", "3", '"text"', "null", b"\xff\xfe{}", "[" * 100_000, "9" * 5000])
 def test_a_line_that_is_no_object_is_a_bad_row(line):
     with pytest.raises(BadRow):

@@ -8,8 +8,10 @@ import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ntlbg.data.converters import BENCHMARKS
+from ntlbg.data.converters.moments import moment_answer
 from ntlbg.data.qa_records import BadRow, parse_row
 from ntlbg.data.video_folder import VideoFolder
 from ntlbg.errors import InputError
@@ -89,13 +91,21 @@ def convert_annotations(name: str, path: str | os.PathLike, videos: VideoFolder 
 
 
 def _cut(row: dict) -> int:
-    """Ends spans with their video: annotators' times run over its end. Returns how many were cut."""
+    """Ends spans with their video, in the answer too where it is made of them: annotators' times run over its end.
+    Returns how many were cut."""
     duration, cut = row.get("duration"), 0
     for number, span in enumerate(row.get("spans", ())):
-        if isinstance(duration, int | float) and len(span) == 2 and span[0] < duration < span[1]:
+        if _is_seconds([duration]) and _is_seconds(span) and len(span) == 2 and span[0] < duration < span[1]:
             row["spans"] = [*row["spans"][:number], [span[0], duration], *row["spans"][number + 1 :]]
             cut += 1
+    if cut and row["answer_type"] == "moment":
+        row["answer"] = moment_answer(row["spans"])
     return cut
+
+
+def _is_seconds(values: Any) -> bool:
+    """Whether these are numbers; what are not `parse_row` refuses."""
+    return isinstance(values, list) and all(isinstance(value, int | float) for value in values)
 
 
 __all__ = ["CONVERTERS", "Converted", "convert_annotations"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 from ntlbg.errors import InputError
@@ -26,6 +27,8 @@ LOADED = ("video_bytes", "place")
 
 # A column of datasets.Video(decode=False) holds {"path", "bytes"} under this name.
 VIDEO_COLUMN = "video"
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class BadRow(InputError):
@@ -110,6 +113,9 @@ def parse_row(row: Any) -> dict:
         parsed["saliency"] = _saliency(row["saliency"], duration)
     if "subtitles" in row:
         parsed["subtitles"] = _subtitles(row["subtitles"])
+    for name in parsed:
+        if name not in LOADED:
+            _check_characters(name, parsed[name])
     return parsed
 
 
@@ -150,6 +156,19 @@ def _text(row: dict, name: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise BadRow(f"{name!r} should be text that is not empty, but is {_shown(value)}")
     return value.strip()
+
+
+def _check_characters(name: str, value: Any) -> None:
+    """JSON's escapes can hold halves of characters (lone surrogates), which no file in UTF-8 and no tokeniser can."""
+    inside = [value]
+    while inside:
+        value = inside.pop()
+        if isinstance(value, dict):
+            inside.extend((*value, *value.values()))
+        elif isinstance(value, list | tuple):
+            inside.extend(value)
+        elif isinstance(value, str) and _SURROGATE.search(value):
+            raise BadRow(f"{name!r} holds half of a character (a lone surrogate) in {_shown(value)}; give whole ones")
 
 
 def _list(row: dict, name: str) -> list:

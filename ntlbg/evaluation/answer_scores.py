@@ -1,7 +1,7 @@
 """Scores of answers as texts: multiple choice (also in rotations of the options), exact match, and a judge's verdict.
 
-An answer is reduced to an option strictly, by `ntlbg.training.answer_scoring.parse_option`: what names none is wrong
-and counted, never guessed.
+An answer is reduced to an option strictly, by `ntlbg.evaluation.option_reading`: what names none is wrong and counted,
+never guessed.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ntlbg.errors import InputError
+from ntlbg.evaluation.option_reading import option_number
 from ntlbg.evaluation.predictions import BadPrediction, checked, paired, shown
-from ntlbg.training.answer_scoring import normalised, parse_option
+from ntlbg.training.answer_scoring import normalised
 
 
 # judge(question, answer, reference) -> a share in [0, 1] of how right the answer is
@@ -84,7 +85,7 @@ def choice_scores(predictions: Sequence[Any], references: Sequence[dict]) -> dic
         options, index = row.get("options"), row.get("answer_index")
         if not options or not isinstance(index, int) or not 0 <= index < len(options):
             raise InputError(f"reference {number} should have 'options' and an 'answer_index' among them")
-        named = parse_option(answer, options)
+        named = option_number(answer, options)
         right += named == index
         unparsed += named is None
         if row.get("group"):

@@ -11,15 +11,12 @@ from dataclasses import dataclass
 
 from ntlbg.data.converters.published_files import bare_options, split_question
 from ntlbg.data.qa_records import LETTERS, BadRow
-from ntlbg.training.answer_scoring import parse_option
+from ntlbg.evaluation.option_reading import option_letter
 
 
 # LongVideoBench has five columns for two to five options.
 _LVB_OPTIONS = tuple(f"option{number}" for number in range(5))
 _NO_OPTION = "N/A"
-
-_MARKED = re.compile(r"\(([A-Z])\)|([A-Z])[.):](?:\s|$)")
-_ANNOUNCED = re.compile(r"\b(?i:answer|option|choice)(?:\s+is)?\s*:?\s*[\"'(\[]*([A-Z])(?![\w'])")
 
 _NUMBER = r"\d{1,6}(?:\.\d{1,9})?"
 _TIME = rf"(?:\d{{1,3}}(?::[0-5]\d){{1,2}}(?:\.\d{{1,9}})?|{_NUMBER})"
@@ -90,27 +87,6 @@ def task_question(doc: dict, prompt: str) -> TaskQuestion:
     return TaskQuestion(bare, "letter", tuple(options))
 
 
-def option_letter(text: str, options: tuple[str, ...]) -> str | None:
-    """
-    The letter of the one option that an answer names: as `parse_option` reads it, or by a letter that is marked as
-    one at its start ("B. she ..."), or announced ("The answer is (B)"). None where it names none, or several.
-    """
-    text = re.sub(r"[*`_]", "", text).strip()
-    number = parse_option(text, list(options))
-    if number is not None:
-        return LETTERS[number]
-    letters = LETTERS[: len(options)]
-    if match := _MARKED.match(text):
-        letter = match[1] or match[2]
-        return letter if letter in letters else None
-    lines = text.splitlines()
-    number = parse_option(lines[0], list(options)) if lines else None
-    if number is not None:
-        return LETTERS[number]
-    announced = set(_ANNOUNCED.findall(text))
-    return announced.pop() if len(announced) == 1 and announced <= set(letters) else None
-
-
 def span_of(text: str) -> tuple[float, float] | None:
     """The first span of seconds that an answer names, as two numbers or two clock times; None where it names none, or
     one that ends before it starts."""
@@ -128,4 +104,4 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-__all__ = ["TaskQuestion", "option_letter", "span_of", "task_question"]
+__all__ = ["TaskQuestion", "span_of", "task_question"]

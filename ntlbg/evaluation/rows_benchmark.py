@@ -16,8 +16,8 @@ import numpy as np
 from ntlbg.data.qa_records import question_text, video_source
 from ntlbg.errors import InputError
 from ntlbg.evaluation.answer_scores import rotations
-from ntlbg.evaluation.harness_questions import option_letter
 from ntlbg.evaluation.ledger import Ledger
+from ntlbg.evaluation.option_reading import option_letter
 from ntlbg.fingerprints import hash_of
 from ntlbg.processors.video_source_ntlbg import VideoError
 from ntlbg.selection.subtitles import SubtitleError

@@ -47,12 +47,15 @@ def parse_option(text: str, options: list[str]) -> int | None:
     text = " ".join(text.split())
     words = [normalised(option) for option in options]
     letters = string.ascii_uppercase[: len(options)]
+    named = [number for number, option in enumerate(words) if option and option == normalised(text)]
     match = re.fullmatch(r"\(?([A-Za-z])(?:\)|[.:])*(?:\s+(.*))?", text)
     if match and match[1].upper() in letters:
         number = letters.index(match[1].upper())
-        if match[2] is None or normalised(match[2]) == words[number]:
+        if match[2] is None:
             return number
-    named = [number for number, option in enumerate(words) if option == normalised(text)]
+        # "A dog" may be the letter and the words of option A, or the words of another one.
+        if normalised(match[2]) == words[number]:
+            named.append(number)
     return named[0] if len(named) == 1 else None
 
 

@@ -7,5 +7,9 @@ from typing import Any
 
 def moment_row(query: str, spans: Any) -> dict:
     """The part of a row that asks when `query` happens: `spans` is the truth, `answer` the same in words."""
-    times = [f"{float(start):.1f} - {float(end):.1f} seconds" for start, end in spans]
-    return {"question": query, "answer": ", ".join(times), "answer_type": "moment", "spans": spans}
+    return {"question": query, "answer": moment_answer(spans), "answer_type": "moment", "spans": spans}
+
+
+def moment_answer(spans: Any) -> str:
+    """Spans in words: "2.0 - 7.5 seconds", several with commas between them."""
+    return ", ".join(f"{float(start):.1f} - {float(end):.1f} seconds" for start, end in spans)
