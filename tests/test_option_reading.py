@@ -104,6 +104,7 @@ def test_what_is_taken_back_or_named_beside_another_is_not_guessed(text):
         ("B. cat, because it meows", "B"),
         ("**Answer:** (B)", "B"),
         ("[B]", "B"),
+        ("D. It stands there because nothing has moved it.", "D"),
         ("A. A small one.", "A"),
         ("tree\nIt is green.", "D"),
     ],

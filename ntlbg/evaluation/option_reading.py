@@ -33,6 +33,11 @@ _NEGATION = re.compile(
     r"|n't\b",
     re.IGNORECASE,
 )
+_TAKEN_BACK = re.compile(
+    r"\W*(?:(?:is|was|seems|looks|would\s+be)\s+)?(?:(?:clearly|probably|definitely)\s+)?"
+    r"(?:not|no|wrong|incorrect|false|n't|isn't|wasn't|cannot|can't)\b",
+    re.IGNORECASE,
+)
 _NAMED_LETTER = re.compile(r"(?<![\w'])(?:\(([A-Za-z])\)|([A-Z]))(?![\w'])")
 # "A man ..." at the start of a sentence, and "I think ..." anywhere, name no option.
 _ARTICLE = re.compile(
@@ -48,7 +53,8 @@ def option_number(text: str, options: Sequence[str]) -> int | None:
     It is named by the whole answer, as `parse_option` reads it; by a letter marked as one at its start ("B. she ...",
     "(B)", "B" on a line of its own); or by a letter or an option's own words after "answer", "option" or "choice" and
     at the end of their clause ("The answer is (B)."). What stands beside it may be the option's own words or an
-    explanation, without another option's letter or words and without a negation.
+    explanation, without another option's letter or words; and without a negation, but for an explanation behind a
+    marked letter, which may deny anything but the letter itself.
 
     Args:
         text: the answer.
@@ -131,19 +137,23 @@ def _explains(rest: str, number: int, options: list[str], patterns: list[re.Patt
     others = [pattern for other, pattern in enumerate(patterns) if other != number]
     if " ".join(options[number].split()).casefold().startswith(said):
         return not any(pattern.fullmatch(rest.strip()) for pattern in others)
-    return not _contradicts(rest, number, patterns)
+    # An explanation may deny all kinds of things; the letter itself is taken back right behind it.
+    return not (_TAKEN_BACK.match(rest) or _names_another(rest, number, patterns))
 
 
 def _contradicts(rest: str, number: int, patterns: list[re.Pattern]) -> bool:
     """Whether a text names another option than `number`, or holds a negation, outside of that option's own words."""
+    return bool(_NEGATION.search(patterns[number].sub(" ", rest))) or _names_another(rest, number, patterns)
+
+
+def _names_another(rest: str, number: int, patterns: list[re.Pattern]) -> bool:
     own = [match.span() for match in patterns[number].finditer(rest)]
     for other, pattern in enumerate(patterns):
         if other != number:
             for match in pattern.finditer(rest):
                 if not any(start <= match.start() and match.end() <= end for start, end in own):
                     return True
-    rest = patterns[number].sub(" ", rest)
-    return bool(_NEGATION.search(rest) or _letters(rest, patterns) - {number})
+    return bool(_letters(patterns[number].sub(" ", rest), patterns) - {number})
 
 
 def _letters(text: str, patterns: list[re.Pattern]) -> set[int]:
