@@ -93,6 +93,17 @@ def test_parquet_holds_the_same_rows_as_jsonl(place):
     assert loaded(place) == as_lines
 
 
+def test_what_was_prepared_anew_is_what_is_loaded(place):
+    """`datasets` keeps what a folder held when it was first loaded."""
+    run(place, "--parquet")
+    before = loaded(place)
+    (place / "test.txt").write_text(LINES.replace("the square", "the circle"))
+    run(place, "--parquet")
+    after = loaded(place)
+    assert before[0]["question"] == "the square moves"
+    assert after[0]["question"] == "the circle moves"
+
+
 def test_splits_share_a_folder_and_its_card(place):
     run(place)
     run(place, "--split", "train")

@@ -159,9 +159,9 @@ def load_qa(
     The rows of a data set.
 
     Args:
-        dataset: a JSONL file; a folder with `<split>.jsonl` (`<config>/<split>.jsonl`); "package.module:Builder", an
-            importable builder of `datasets`; a Hub name or anything else `datasets.load_dataset` takes; or rows in
-            memory. See `qa_records` for what a row may hold.
+        dataset: a JSONL file; a folder with `<split>.jsonl` or `<split>.parquet`, or parts of it (`<config>/<split>...`);
+            "package.module:Builder", an importable builder of `datasets`; a Hub name or anything else
+            `datasets.load_dataset` takes; or rows in memory. See `qa_records` for what a row may hold.
         split: of a folder, a builder or a Hub name; a file is one split.
         config: name of the configuration of a folder, a builder or a Hub name.
         streaming: rows as they come instead of an index over all: for data sets that are not to be read or downloaded
@@ -331,9 +331,11 @@ def _source(dataset: Any, split: str, config: str | None, streaming: bool):
         return _Table(dataset, "the rows given"), "."
     name = os.fspath(dataset)
     path = Path(name)
-    lines = path / ("" if config in (None, "default") else config) / f"{split}.jsonl"
-    if lines.is_file():
-        path = lines
+    folder = path / ("" if config in (None, "default") else config)
+    parts = (f"{split}.parquet", f"{split}-[0-9]*-of-[0-9]*.parquet") if path.is_dir() else ()
+    tables = sorted(str(found) for part in parts for found in folder.glob(part))
+    if (folder / f"{split}.jsonl").is_file():
+        path = folder / f"{split}.jsonl"
     if path.suffix == ".jsonl":
         if not path.is_file():
             raise InputError(f"there is no file {name!r}; give a JSONL file, one question a line")
@@ -347,6 +349,9 @@ def _source(dataset: Any, split: str, config: str | None, streaming: bool):
     try:
         if _BUILDER.fullmatch(name):
             rows = _built(name, split, config, streaming, datasets)
+        elif tables:
+            # By its files: of a folder `datasets` gives what it held when it was first loaded, whatever it holds now.
+            rows = datasets.load_dataset("parquet", data_files=tables, split="train", streaming=streaming)
         else:
             rows = datasets.load_dataset(name, config, split=split, streaming=streaming)
     except (OSError, ValueError) as error:
