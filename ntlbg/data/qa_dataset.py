@@ -159,7 +159,7 @@ def load_qa(
     The rows of a data set.
 
     Args:
-        dataset: a JSONL file; a folder with `<split>.jsonl` or `<split>.parquet`, or parts of it (`<config>/<split>...`);
+        dataset: a JSONL file; a folder with `<split>.jsonl` or `<split>.parquet`, whole or in parts;
             "package.module:Builder", an importable builder of `datasets`; a Hub name or anything else
             `datasets.load_dataset` takes; or rows in memory. See `qa_records` for what a row may hold.
         split: of a folder, a builder or a Hub name; a file is one split.
