@@ -76,15 +76,16 @@ def run_video(
     others: Sequence[str],
     selectors: Sequence[str],
     groups: Sequence[int],
+    seconds: int,
 ) -> dict:
     """
-    One video, all selectors, all numbers of groups.
+    One video of so many seconds, with a candidate in each, all selectors, all numbers of groups.
 
     Returns:
         {"asked": [{"kind", "pieces"}] of the Q questions, "right": {selector: {k: (Q,) shares of draws}}, "figures":
         {selector: {k: (Q, FIGURES) means of draws}}}; "all" has the one k that is the number of groups.
     """
-    look = answerer.look(video, questions, others)
+    look = answerer.look(video, questions, others, candidate_fps=1.0, max_candidates=seconds)
     distances = fit_gaussian(look.features.descriptors).mahalanobis(look.features.descriptors)
     places, asked = [], []
     for selector in selectors:
@@ -225,7 +226,7 @@ def main(arguments: list[str] | None = None) -> None:
             write_video(spec, path)
             following = [other for _, theirs in videos[number + 1 :] for other in theirs]
             others = [next(other.text for other in following if other.kind == one.kind) for one in questions]
-            found = run_video(answerer, path, questions, others, selectors, args.groups)
+            found = run_video(answerer, path, questions, others, selectors, args.groups, args.seconds)
             ledger.add({"number": number, "commit": commit} | found)
     lines = [ledger.lines[(number,)] for number in range(args.videos)]
     summary = with_intervals(summarise(lines))
