@@ -146,7 +146,7 @@ def read_figures(path: str | Path) -> Measured:
         ) from error
     raise InputError(
         f"the figures {str(path)!r} are of no kind that is known; give the JSON of `python -m "
-        "ntlbg.evaluation.world_benchmark`, or a run's summary.json"
+        "ntlbg.evaluation.frames_benchmark`, or a run's summary.json"
     )
 
 

@@ -66,6 +66,16 @@ class WorldConfig(datasets.BuilderConfig):
     captions: bool = False
 
 
+_MIXED = WorldConfig(
+    name="mixed",
+    description="training videos of many lengths, sizes and qualities",
+    train=600,
+    per_kind=4,
+    fps=1,
+    mixed=True,
+)
+
+
 def _tests() -> list[WorldConfig]:
     """What only evaluates, with the split "test" alone: videos of 256 seconds, of unseen backgrounds, with unseen
     pairs, and longer ones; each openly, with "-options" as multiple choice, and with "-captions" as multiple choice
@@ -97,21 +107,11 @@ class World(datasets.GeneratorBasedBuilder):
     BUILDER_CONFIGS = [
         WorldConfig(name="256s", description="videos of 256 seconds"),
         WorldConfig(name="1024s", description="videos of 1024 seconds", seconds=1024, train=128),
-        WorldConfig(
-            name="mixed",
-            description="training videos of many lengths, sizes and qualities",
-            train=600,
-            per_kind=4,
-            fps=1,
-            mixed=True,
-        ),
-        WorldConfig(
+        _MIXED,
+        replace(
+            _MIXED,
             name="mixed-withheld",
             description='the same without the pairs that the split "test-pairs" asks about',
-            train=600,
-            per_kind=4,
-            fps=1,
-            mixed=True,
             withhold=True,
         ),
         WorldConfig(

@@ -23,11 +23,10 @@ from tqdm import tqdm
 
 from ntlbg.data.world import build_video, split_seed
 from ntlbg.data.world_video import write_video
-from ntlbg.errors import InputError
 from ntlbg.evaluation.bench_page import commits_of, current_commit, write_bench
 from ntlbg.evaluation.efficiency_report import draw, to_markdown
 from ntlbg.evaluation.efficiency_run import LANGUAGE
-from ntlbg.evaluation.ledger import Ledger
+from ntlbg.evaluation.ledger import open_ledger
 from ntlbg.evaluation.shapes import read_shape
 
 
@@ -186,10 +185,7 @@ def main(arguments: list[str] | None = None) -> None:
     }
     groups = [*frames["groups"], everything]
     wanted = [(OURS, k) for k in frames["groups"]] + [("ntlbg one look", REFERENCE)] + [("even", k) for k in groups]
-    try:
-        ledger = Ledger(args.work / f"{args.out.name}.jsonl", common, ("way", "groups"))
-    except InputError as error:
-        parser.error(str(error))
+    ledger = open_ledger(parser, args, common, ("way", "groups"))
     for way, k in tqdm(wanted, desc="cases"):
         if (way, k) not in ledger.lines:
             measured = measure({**common, "way": way, "groups": k})

@@ -25,10 +25,9 @@ from ntlbg.data.questions import GLOBAL_KINDS, KINDS, Question, span_groups
 from ntlbg.data.world import SPLITS
 from ntlbg.data.world_dataset import split_questions
 from ntlbg.data.world_video import write_video
-from ntlbg.errors import InputError
 from ntlbg.evaluation.bench_page import commits_of, current_commit, write_bench
 from ntlbg.evaluation.frames_report import draw, to_markdown
-from ntlbg.evaluation.ledger import Ledger
+from ntlbg.evaluation.ledger import open_ledger
 from ntlbg.evaluation.selector_bench import relative_mse, temporal_entropy
 from ntlbg.evaluation.world_answers import EVERYTHING, ORACLE, SHUFFLED, Look, WorldAnswerer
 from ntlbg.modeling_ntlbg.gaussian_ntlbg import fit_gaussian
@@ -213,10 +212,7 @@ def main(arguments: list[str] | None = None) -> None:
         videos = split_questions(args.split, args.videos + LATER, duration=args.seconds, wording="heldout")
     except ValueError as error:
         parser.error(str(error))
-    try:
-        ledger = Ledger(args.work / f"{args.out.name}.jsonl", settings, ("number",))
-    except InputError as error:
-        parser.error(str(error))
+    ledger = open_ledger(parser, args, settings, ("number",))
     answerer = WorldAnswerer(args.model)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "video.mp4"

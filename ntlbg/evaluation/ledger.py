@@ -3,6 +3,7 @@ stopped."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 from pathlib import Path
@@ -60,8 +61,18 @@ class Ledger:
         return tuple(row[name] for name in self.key)
 
 
+def open_ledger(
+    parser: argparse.ArgumentParser, args: argparse.Namespace, settings: dict, key: tuple[str, ...]
+) -> Ledger:
+    """The ledger of a bench with the options --work and --out; other settings end the command with a sentence."""
+    try:
+        return Ledger(args.work / f"{args.out.name}.jsonl", settings, key)
+    except InputError as error:
+        parser.error(str(error))
+
+
 def _line(row: dict) -> str:
     return json.dumps(row, ensure_ascii=False) + "\n"
 
 
-__all__ = ["Ledger"]
+__all__ = ["Ledger", "open_ledger"]

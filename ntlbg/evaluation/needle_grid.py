@@ -23,9 +23,8 @@ from ntlbg.data.needles import NEEDLES, needle_video
 from ntlbg.data.questions import Question, span_groups
 from ntlbg.data.world import split_seed
 from ntlbg.data.world_video import write_video
-from ntlbg.errors import InputError
 from ntlbg.evaluation.bench_page import commits_of, current_commit, write_bench
-from ntlbg.evaluation.ledger import Ledger
+from ntlbg.evaluation.ledger import open_ledger
 from ntlbg.evaluation.needle_report import draw, to_markdown
 from ntlbg.evaluation.world_answers import WorldAnswerer
 
@@ -132,10 +131,7 @@ def main(arguments: list[str] | None = None) -> None:
                 needle_video(split_seed(args.split, 0), round(minutes * 60), shares, args.needle_seconds)
     except ValueError as error:
         parser.error(str(error))
-    try:
-        ledger = Ledger(args.work / f"{args.out.name}.jsonl", settings, ("number",))
-    except InputError as error:
-        parser.error(str(error))
+    ledger = open_ledger(parser, args, settings, ("number",))
     answerer = WorldAnswerer(args.model)
     # Seed by seed, so that a run that was cut off has whole grids of fewer seeds.
     jobs = [
