@@ -128,8 +128,9 @@ bench-splits: $(STAMP) build/tiny-withheld/untrained/config.json ## longer video
 bench-needles: $(STAMP) ## needles in videos of up to an hour, length by depth (about half an hour; resumable)
 	$(BIN)/python -m ntlbg.evaluation.needle_grid --seeds 20 --out docs/benchmarks/needles
 
-bench-efficiency: $(STAMP) ## seconds, operations and memory against groups shown, at bench-frames' accuracies (about an hour and a half, 8 GB; resumable)
+bench-efficiency: $(STAMP) ## seconds, operations and memory against groups shown, at bench-frames' accuracies (about two hours on a quiet machine, 8 GB; resumable)
 	$(BIN)/python -m ntlbg.evaluation.efficiency --out docs/benchmarks/efficiency
+	$(BIN)/python -m ntlbg.evaluation.efficiency --shape small-224 --work build/efficiency-224 --out docs/benchmarks/efficiency_224px
 
 bench-recipe: $(STAMP)  ## what `make tiny` made in build/tiny beside the committed checkpoint (about half an hour)
 	$(BIN)/python -m ntlbg.evaluation.checkpoint_comparison checkpoints/ntlbg-tiny build/tiny/selection --out docs/benchmarks/tiny_recipe

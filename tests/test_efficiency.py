@@ -136,11 +136,13 @@ def test_the_cost_of_candidates_is_told_for_all_of_them_and_for_the_chosen_few(t
     monkeypatch.setattr(efficiency, "SIDE", 112)
     shape = tmp_path / "shape.json"
     shape.write_text(json.dumps(SHAPE))
-    small = ["--shape", str(shape), "--repeats", "1", "--threads", "1", "--films", str(tmp_path)]
+    # No patience at all: what has run once is not repeated.
+    small = ["--shape", str(shape), "--repeats", "2", "--patience", "0", "--threads", "1", "--films", str(tmp_path)]
     candidates_cost.main([*small, "--candidates", "32", "--groups", "4", "--out", str(tmp_path / "candidates")])
     cases = json.loads((tmp_path / "candidates.json").read_text())["cases"]
     shown = [(case["way"], case["candidates"], case["groups"], case["tokens"]) for case in cases]
     assert shown == [("ntlbg", 32, 4, 16), ("even", 32, 16, 64)]
+    assert [len(case["seconds"]) for case in cases] == [1, 1]
     assert "| 32 | all frames | 16 | 64 |" in (tmp_path / "candidates.md").read_text()
     assert (tmp_path / "candidates.png").stat().st_size > 10_000
     with pytest.raises(SystemExit):

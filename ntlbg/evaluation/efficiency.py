@@ -163,7 +163,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--shape", default="small", help="a name or a JSON file of `shapes` (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda ... (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--patience", type=float, default=180, help="seconds: a longer run is not repeated (180)")
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
         "--work", type=Path, default=Path("build/efficiency"), help="folder that keeps what is measured"
     )
@@ -180,6 +181,7 @@ def main(arguments: list[str] | None = None) -> None:
         "video": str(film(args.films)),
         "candidates": frames["candidates"],
         "repeats": args.repeats,
+        "patience": args.patience,
         "threads": args.threads,
         "count": True,
     }
@@ -197,12 +199,14 @@ def main(arguments: list[str] | None = None) -> None:
         "candidates": frames["candidates"],
         "candidate_fps": frames["candidate_fps"],
         "shape": shape,
+        "repeats": args.repeats,
+        "patience": args.patience,
         "film": {"seconds": SECONDS, "fps": FPS, "side": SIDE},
         "accuracies": {"page": args.frames.name, "commit": frames["commit"]},
         "commit": commits_of(cases),
         "machine": f"{platform.machine()} {shape['device']}, {args.threads} threads, {shape['dtype']}",
         "command": f"python -m ntlbg.evaluation.efficiency --shape {args.shape} --device {args.device} --repeats "
-        f"{args.repeats} --threads {args.threads}",
+        f"{args.repeats} --patience {args.patience:g} --threads {args.threads}",
     }
     write_bench(args.out, result, lambda path: draw(result, frames, path), to_markdown(result, args.out.name))
 

@@ -49,12 +49,13 @@ def to_markdown(result: dict, picture: str) -> str:
     cases = result["cases"]
     stages = [stage for stage in STAGES if any(stage in case["stages"] for case in cases)]
     seconds = table(
-        ["way", "groups", "visual tokens", *stages, "end to end", "language model"],
+        ["way", "groups", "visual tokens", "runs", *stages, "end to end", "language model"],
         [
             [
                 case["way"],
                 str(case["groups"]),
                 str(case["tokens"]),
+                str(len(case["seconds"])),
                 *(f"{case['stages'][stage]:.2f}" if stage in case["stages"] else "" for stage in stages),
                 f"{case['end_to_end']:.2f}",
                 f"{case['language_model']:.2f}",
@@ -86,8 +87,9 @@ def to_markdown(result: dict, picture: str) -> str:
         f"that choose; a random-weight Qwen2-VL of {parameters:.0f} M parameters reads frames of {shape['side']} "
         f"pixels in {shape['dtype']}. `ntlbg` looks twice: a random-weight CLIP ViT-B/32 over all candidates, then "
         "the chosen groups at full size; `ntlbg one look` sends all candidates through the vision tower; `even` reads "
-        "that many groups at even steps, the last row all of them. Medians of "
-        f"{len(cases[0]['seconds'])} runs in one process for each row. Accuracies are those of [{source}]({source}.md)"
+        "that many groups at even steps, the last row all of them. Each row is a process of its own: medians of "
+        f"{result['repeats']} runs after one that warms up, or the one run where it takes more than "
+        f"{result['patience']:g} seconds. Accuracies are those of [{source}]({source}.md)"
         ", measured with ntlbg-tiny at these numbers: a random-weight model has none, and the tiny one costs "
         "nothing."
     )
@@ -118,20 +120,25 @@ def draw(result: dict, frames: dict, path: Path) -> None:
         ("language model, seconds", lambda case: case["language_model"]),
         ("peak memory, GiB", lambda case: case["peak_mib"] / 1024),
     )
-    looks = {"ntlbg": ("#c04a00", "o"), "ntlbg one look": ("#a5417f", "D"), "even": ("#0068a8", "s")}
+    # Colour, mark, and where the number of groups stands: above our points, below the even ones.
+    looks = {
+        "ntlbg": ("#c04a00", "o", (0, 7)),
+        "ntlbg one look": ("#a5417f", "D", (0, -15)),
+        "even": ("#0068a8", "s", (0, -15)),
+    }
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained", sharey=True)
     for place, (title, measure) in zip(axes, measures, strict=True):
-        for way, (colour, mark) in looks.items():
+        for way, (colour, mark, above) in looks.items():
             cases = [case for case in result["cases"] if case["way"] == way]
             places = [(measure(case), accuracy(case), case["groups"]) for case in cases]
             place.plot(*zip(*[one[:2] for one in places], strict=True), color=colour, marker=mark, label=way)
             for x, y, groups in places:
-                place.annotate(str(groups), (x, y), xytext=(4, -11), textcoords="offset points", fontsize=8)
+                place.annotate(str(groups), (x, y), xytext=above, textcoords="offset points", ha="center", fontsize=8)
         place.set_xscale("log")
         place.set_xlabel(title)
         place.grid(alpha=0.25)
     axes[0].set_ylabel("exact match, macro average over kinds (%)")
-    axes[0].set_ylim(0, 103)
+    axes[0].set_ylim(0, 106)
     axes[0].legend(frameon=False, title="numbers: groups shown")
     figure.savefig(path, dpi=130)
     plt.close(figure)

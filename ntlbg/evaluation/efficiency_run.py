@@ -238,7 +238,7 @@ def run(model, processor, video: str, way: str, groups: int, candidates: int, wa
 
 
 def main() -> None:
-    """Build, warm up with two groups, run the repeats, print."""
+    """Build, run once to count and to warm up, run the repeats, print."""
     case = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     torch.set_num_threads(case["threads"])
     # The fixed cost of the interpreter and its libraries, which every way has.
@@ -253,20 +253,24 @@ def main() -> None:
     else:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forgets the peak
     weights = memory("VmRSS") - libraries
+    # The first run is counted and warms up. Where it takes minutes, counting is nothing beside it: then it is timed.
+    first = Stopwatch(device, case["count"])
+    start = time.perf_counter()
+    tokens = run(*arguments, first)
     repeats = []
-    for _ in range(case["repeats"]):
-        watch = Stopwatch(device, False)
-        tokens = run(*arguments, watch)
-        repeats.append(watch.seconds)
+    if time.perf_counter() - start < case["patience"]:
+        for _ in range(case["repeats"]):
+            watch = Stopwatch(device, False)
+            run(*arguments, watch)
+            repeats.append(watch.seconds)
+    repeats = repeats or [first.seconds]
     peak = memory("VmHWM") - libraries
     result = {"tokens": tokens, "parameters": parameters, "seconds": repeats, "peak_mib": peak, "weights_mib": weights}
     if device.type == "cuda":
         result["peak_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
         result["reserved_mib"] = torch.cuda.max_memory_reserved(device) / 2**20
     if case["count"]:
-        watch = Stopwatch(device, True)
-        run(*arguments, watch)
-        result["flops"] = watch.flops
+        result["flops"] = first.flops
     print(json.dumps(result))
 
 

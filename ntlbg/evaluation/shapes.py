@@ -31,7 +31,7 @@ SMALL = {
         "patch_size": 32,
         "image_size": 224,
     },
-    "side": 224,
+    "side": 448,
     "dtype": "float32",
     "device": "cpu",
 }
@@ -48,7 +48,7 @@ QWEN2_VL_7B = SMALL | {
     "vision": SMALL["vision"] | {"depth": 32, "embed_dim": 1280, "num_heads": 16},
     "dtype": "bfloat16",
 }
-SHAPES = {"small": SMALL, "qwen2-vl-7b": QWEN2_VL_7B}
+SHAPES = {"small": SMALL, "small-224": SMALL | {"side": 224}, "qwen2-vl-7b": QWEN2_VL_7B}
 
 
 def read_shape(name: str, device: str) -> dict:
