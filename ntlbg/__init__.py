@@ -16,7 +16,7 @@ _PUBLIC = {
     "Selection": "ntlbg.modeling_ntlbg.selection_ntlbg",
     "StreamingGaussian": "ntlbg.modeling_ntlbg.streaming_ntlbg",
     "Subtitles": "ntlbg.selection.subtitles",
-    "VideoAnswerer": "ntlbg.selection.answering",
+    "VideoAnswerer": "ntlbg.selection.video_answering",
     "select_frames": "ntlbg.selection.api",
 }
 

@@ -29,9 +29,11 @@ from ntlbg.plain_text import printable
 
 if TYPE_CHECKING:
     from ntlbg.processors.video_source_ntlbg import VideoLimits
-    from ntlbg.selection.answering import Answer, FrameAnswerer, VideoAnswerer
+    from ntlbg.selection.answers import Answer
     from ntlbg.selection.chat_server import ChatServer
     from ntlbg.selection.features import FrameSelection
+    from ntlbg.selection.image_answering import FrameAnswerer
+    from ntlbg.selection.video_answering import VideoAnswerer
 
 
 EPILOG = """\

@@ -133,9 +133,10 @@ def _finder(args: argparse.Namespace, limits, highlights: bool):
     from ntlbg.grounding.finding import find_by_checkpoint, find_by_curve, find_by_numbers, find_by_text
     from ntlbg.grounding.tasks import Grounding
     from ntlbg.report import VideoFacts
-    from ntlbg.selection.answering import VideoAnswerer, load_answerer
+    from ntlbg.selection.answering import load_answerer
     from ntlbg.selection.api import FrameSelector
     from ntlbg.selection.encoders import DEFAULT_ENCODER
+    from ntlbg.selection.video_answering import VideoAnswerer
 
     sampling = {"candidate_fps": args.candidate_fps, "max_candidates": args.max_candidates}
     given = {name: value for name, value in sampling.items() if value is not None}

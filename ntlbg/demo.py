@@ -19,7 +19,8 @@ from ntlbg.cli_common import quiet_libraries
 from ntlbg.data.world_dataset import make_demo_video
 from ntlbg.errors import InputError
 from ntlbg.report import ReportQuestion, VideoFacts, write_report
-from ntlbg.selection.answering import VideoAnswerer, load_answerer
+from ntlbg.selection.answering import load_answerer
+from ntlbg.selection.video_answering import VideoAnswerer
 from ntlbg.tiny_checkpoint import TINY, check_tiny
 
 

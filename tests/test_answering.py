@@ -10,9 +10,11 @@ from tiny_parts import FAMILIES, moving_square, tiny_base_processor
 from ntlbg.modeling_ntlbg.modeling_ntlbg import NTLBGForConditionalGeneration
 from ntlbg.modeling_ntlbg.selection_ntlbg import Selection
 from ntlbg.processors.processing_ntlbg import NTLBGProcessor
-from ntlbg.selection.answering import ModelError, VideoAnswerer, load_answerer
+from ntlbg.selection.answering import load_answerer
+from ntlbg.selection.answers import ModelError
 from ntlbg.selection.encoders import DualEncoder, EncoderError
 from ntlbg.selection.subtitles import Subtitles
+from ntlbg.selection.video_answering import VideoAnswerer
 
 
 QUESTIONS = ("where is the red car?", "who?", "what moves?")

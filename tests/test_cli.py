@@ -24,8 +24,10 @@ from ntlbg.configuration.configuration_ntlbg import NTLBGConfig
 from ntlbg.modeling_ntlbg.modeling_ntlbg import NTLBGForConditionalGeneration
 from ntlbg.modeling_ntlbg.selection_ntlbg import Selection
 from ntlbg.processors.processing_ntlbg import NTLBGProcessor
-from ntlbg.selection.answering import IMAGES, ModelError, load_answerer
+from ntlbg.selection.answering import load_answerer
+from ntlbg.selection.answers import ModelError
 from ntlbg.selection.features import FrameSelection
+from ntlbg.selection.image_answering import IMAGES
 
 
 FOOTAGE = Path(__file__).resolve().parents[1].parent / "shared" / "videos"

@@ -15,7 +15,7 @@ from transformers.quantizers import HfQuantizer, register_quantization_config, r
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ntlbg.modeling_ntlbg.modeling_ntlbg import OWN_MODULES, NTLBGForConditionalGeneration
-from ntlbg.selection.answering import VideoAnswerer
+from ntlbg.selection.video_answering import VideoAnswerer
 
 
 @pytest.fixture(scope="module", params=ALL_FAMILIES)

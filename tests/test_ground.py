@@ -13,7 +13,9 @@ from ntlbg.errors import InputError
 from ntlbg.grounding.finding import find_by_numbers, find_by_text
 from ntlbg.grounding.tasks import Grounding
 from ntlbg.processors.frame_numbers_ntlbg import number_frames
-from ntlbg.selection.answering import ImageAnswerer, VideoAnswerer, load_answerer
+from ntlbg.selection.answering import load_answerer
+from ntlbg.selection.image_answering import ImageAnswerer
+from ntlbg.selection.video_answering import VideoAnswerer
 
 
 TINY = Path(__file__).parents[1] / "checkpoints" / "ntlbg-tiny"

@@ -23,7 +23,8 @@ from ntlbg.modeling_ntlbg.segments_ntlbg import segment_borders, segment_frames
 from ntlbg.modeling_ntlbg.selection_ntlbg import Selection
 from ntlbg.modeling_ntlbg.temporal_stream_ntlbg import UNTRAINED_NOTE, encode_clips
 from ntlbg.processors.processing_ntlbg import NTLBGProcessor
-from ntlbg.selection.answering import ModelError, VideoAnswerer
+from ntlbg.selection.answers import ModelError
+from ntlbg.selection.video_answering import VideoAnswerer
 
 
 QUESTION = "what is it?"

@@ -11,7 +11,7 @@ from ntlbg.plain_text import shown
 from ntlbg.report.evidence import Evidence
 from ntlbg.report.html_report import ReportQuestion, VideoFacts, contact_figures, key, notes
 from ntlbg.report.timeline import timeline_svg
-from ntlbg.selection.answering import Answer
+from ntlbg.selection.answers import Answer
 
 
 def view_of(answer: Answer, video: VideoFacts, looked: float) -> AnswerView:

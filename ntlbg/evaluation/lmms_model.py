@@ -34,9 +34,12 @@ from ntlbg.errors import InputError
 from ntlbg.evaluation.harness_questions import TaskQuestion, task_question
 from ntlbg.processors.video_source_ntlbg import VideoError
 from ntlbg.report.evidence import Evidence
-from ntlbg.selection.answering import Answer, OpenImages, OpenVideo, load_answerer
+from ntlbg.selection.answering import load_answerer
+from ntlbg.selection.answers import Answer
 from ntlbg.selection.choosing import OURS
+from ntlbg.selection.image_answering import OpenImages
 from ntlbg.selection.subtitles import SubtitleError
+from ntlbg.selection.video_answering import OpenVideo
 
 
 UNPARSED = "unparsed"  # says nothing that its task's parser reads

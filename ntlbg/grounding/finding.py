@@ -21,10 +21,12 @@ from ntlbg.grounding.tasks import GroundedText, Grounding, read_grounded
 from ntlbg.grounding.time_tokens import check_time_tokens
 from ntlbg.modeling_ntlbg.selection_ntlbg import Selection
 from ntlbg.processors.frame_numbers_ntlbg import number_frames
-from ntlbg.selection.answering import IMAGE_SIDE, ImageAnswerer, ModelError, OpenVideo, VideoAnswerer
+from ntlbg.selection.answers import ModelError
 from ntlbg.selection.api import FrameSelector
 from ntlbg.selection.chat import image_part
 from ntlbg.selection.features import CandidateFeatures, FrameSelection
+from ntlbg.selection.image_answering import IMAGE_SIDE, ImageAnswerer
+from ntlbg.selection.video_answering import OpenVideo, VideoAnswerer
 
 
 # A span head's confidence is the IoU it expects of its moment; below this it expects to miss.

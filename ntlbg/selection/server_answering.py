@@ -10,12 +10,13 @@ import torch
 
 from ntlbg.processors.video_download_ntlbg import downloaded
 from ntlbg.processors.video_source_ntlbg import VideoLimits
-from ntlbg.selection.answering import IMAGE_SIDE, Answer, FrameAnswerer, ModelError, timed
+from ntlbg.selection.answers import Answer, ModelError, timed
 from ntlbg.selection.api import FrameSelector
 from ntlbg.selection.chat_server import ChatServer
 from ntlbg.selection.choosing import OURS
 from ntlbg.selection.encoders import DEFAULT_ENCODER
 from ntlbg.selection.features import FrameSelection
+from ntlbg.selection.image_answering import IMAGE_SIDE, FrameAnswerer
 from ntlbg.selection.subtitles import Subtitles
 
 
