@@ -2,11 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from ntlbg.data.needles import NEEDLES, needle_video
 from ntlbg.evaluation import needle_grid
-from ntlbg.evaluation.needle_grid import DEPTHS, depths_of_files, grids, main, wilson
+from ntlbg.evaluation.needle_grid import DEPTHS, depths_of_files, drawn_shares, grids, main, wilson
 from ntlbg.evaluation.needle_report import mean_share, verdicts
 
 
@@ -58,6 +59,18 @@ def test_needles_that_cannot_be_are_refused(depths, seconds, said):
 
 def test_every_depth_is_asked_once_a_seed():
     assert sorted(depth for depths in depths_of_files() for depth in depths) == list(range(DEPTHS))
+
+
+def test_each_seed_draws_where_in_its_eighth_a_needle_lies():
+    for depths in depths_of_files():
+        drawn = np.array([drawn_shares(seed, 5, depths) for seed in range(40)])
+        assert (np.floor(drawn * DEPTHS) == depths).all()
+        # The whole of the eighth is drawn from, and no two seeds draw alike.
+        within = drawn * DEPTHS - depths
+        assert (within.min(axis=0) < 0.15).all()
+        assert (within.max(axis=0) > 0.85).all()
+        assert len(np.unique(drawn)) == drawn.size
+        assert drawn_shares(3, 5, depths) == drawn_shares(3, 5, depths)
 
 
 def test_the_grid_counts_by_hand():

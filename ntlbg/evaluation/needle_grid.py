@@ -2,9 +2,11 @@
 
     python -m ntlbg.evaluation.needle_grid --out docs/benchmarks/needles
 
-Every cell (length of the video, depth of the needle) is asked with as many seeds; every needle is in the pixels of a
-real mp4 file. Ours and uniform sampling see the same candidates, and the same model answers. Results are kept in the
---work folder, a line a file, so that a run that was cut off goes on. Writes JSON, a Markdown page and heat maps.
+Every cell (length of the video, depth of the needle in eighths) is asked with as many seeds, each of which draws where
+in its eighth the needle lies, so that no rule's even steps are always on it or always beside it. Every needle is in
+the pixels of a real mp4 file. Ours and uniform sampling see the same candidates, and the same model answers. Results
+are kept in the --work folder, a line a file, so that a run that was cut off goes on. Writes JSON, a Markdown page and
+heat maps.
 """
 
 from __future__ import annotations
@@ -42,6 +44,12 @@ def depths_of_files() -> list[list[int]]:
     be."""
     parts = DEPTHS // NEEDLES
     return [list(range(part, DEPTHS, parts)) for part in range(parts)]
+
+
+def drawn_shares(seed: int, minutes: float, depths: Sequence[int]) -> list[float]:
+    """Where in its eighth of the video each needle of a file lies, as a share of the whole, drawn evenly."""
+    drawn = np.random.default_rng([62, seed, round(minutes * 60), *depths]).random(len(depths))
+    return [float((depth + share) / DEPTHS) for depth, share in zip(depths, drawn, strict=True)]
 
 
 def run_file(answerer: WorldAnswerer, path: Path, questions: Sequence[Question], groups: Sequence[int]) -> dict:
@@ -124,11 +132,13 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     commit = current_commit()
     settings = {name: getattr(args, name) for name in ("model", "minutes", "groups", "split", "needle_seconds")}
+    settings["depths"] = f"drawn in {DEPTHS} parts"
     try:
         for minutes in args.minutes:
             for depths in depths_of_files():
-                shares = [depth / (DEPTHS - 1) for depth in depths]
-                needle_video(split_seed(args.split, 0), round(minutes * 60), shares, args.needle_seconds)
+                # As close to each other, two by two, as they could be drawn.
+                closest = [(depth + 1 - place % 2) / DEPTHS for place, depth in enumerate(depths)]
+                needle_video(split_seed(args.split, 0), round(minutes * 60), closest, args.needle_seconds)
     except ValueError as error:
         parser.error(str(error))
     ledger = open_ledger(parser, args, settings, ("number",))
@@ -151,7 +161,7 @@ def main(arguments: list[str] | None = None) -> None:
             spec, questions = needle_video(
                 split_seed(args.split, seed),
                 round(minutes * 60),
-                [depth / (DEPTHS - 1) for depth in depths],
+                drawn_shares(seed, minutes, depths),
                 args.needle_seconds,
             )
             write_video(spec, path, fps=1, size=112)
@@ -161,7 +171,7 @@ def main(arguments: list[str] | None = None) -> None:
     result = {
         "grids": grids(rows, args.minutes, args.groups),
         "minutes": args.minutes,
-        "depths": [depth / (DEPTHS - 1) for depth in range(DEPTHS)],
+        "depths": [[depth / DEPTHS, (depth + 1) / DEPTHS] for depth in range(DEPTHS)],
         "groups": args.groups,
         "candidates": {f"{row['minutes']:g}": row["candidates"] for row in rows},
         "candidate_fps": CANDIDATE_FPS,

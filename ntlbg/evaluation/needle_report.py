@@ -50,7 +50,7 @@ def to_markdown(result: dict, picture: str) -> str:
                 ]
                 candidates = result["candidates"][f"{minutes:g}"]
                 rows.append([f"{minutes:g} min, N = {candidates}", *cells])
-            heads = [f"{selector}, k = {k}", *(f"depth {depth:.0%}" for depth in result["depths"])]
+            heads = [f"{selector}, k = {k}", *(f"depth {low:.0%} to {high:.0%}" for low, high in result["depths"])]
             parts.append(table(heads, rows))
     asked = np.array(next(iter(next(iter(result["grids"].values())).values()))["asked"])
     grids = "\n\n".join(parts)
@@ -58,7 +58,8 @@ def to_markdown(result: dict, picture: str) -> str:
     return (
         f"# Needles in long videos\n\nA needle is an event of {result['needle_seconds']} seconds in the pixels of a "
         f"real mp4, asked about by what only it has; the other events of the video are there to be mistaken for it. "
-        f"Candidates at {result['candidate_fps']:g} a second in every cell, N of them; two make a group. Each cell: "
+        "Each seed draws where in its eighth of the video it lies. Candidates at "
+        f"{result['candidate_fps']:g} a second in every cell, N of them; two make a group. Each cell: "
         f"share of right answers of {asked.min()} needles ({result['seeds']} seeds of the split `{result['split']}`) "
         f"with its 95 % interval (Wilson), of one trained model, of one training "
         f"seed.\n\n{sentences}\n\n![Right answers by length and depth]({picture}.png)\n\n"
@@ -87,7 +88,9 @@ def draw(result: dict, path: Path) -> None:
                 place.text(minutes, depth, f"{value:.2f}", ha="center", va="center", fontsize=8, color=ink)
             place.set_title(f"{selector}, {k} groups: mean {share.mean():.3f}", fontsize=10)
             place.set_xticks(range(len(result["minutes"])), [f"{minutes:g}" for minutes in result["minutes"]])
-            place.set_yticks(range(len(result["depths"])), [f"{depth:.0%}" for depth in result["depths"]])
+            place.set_yticks(
+                range(len(result["depths"])), [f"{low:.0%} to {high:.0%}" for low, high in result["depths"]]
+            )
             place.set_xlabel("minutes of video")
             place.set_ylabel("depth of the needle")
     figure.colorbar(image, ax=axes, label="share of right answers", shrink=0.7)
