@@ -16,7 +16,7 @@ AV_TESTS := $(addprefix tests/test_,decoding.py exactness.py sources.py attacks.
 LOWEST_TESTS := $(addprefix tests/test_,decoding.py processors.py select_frames.py choosing.py model.py cli.py report.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo app test test-app test-eval test-av test-lowest dist test-distributed fuzz-decode quality style tiny tiny-withheld tiny-package tiny-smoke bench bench-demo bench-recipe bench-selectors bench-decode bench-losses bench-memory bench-frames bench-splits bench-needles bench-efficiency bench-grounding clean
+.PHONY: help demo app test test-app test-eval test-av test-lowest dist test-distributed fuzz-decode quality style tiny tiny-withheld tiny-package tiny-smoke bench readme bench-demo bench-recipe bench-selectors bench-decode bench-losses bench-memory bench-frames bench-splits bench-needles bench-efficiency bench-grounding clean
 
 help:                   ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
@@ -106,7 +106,10 @@ tiny-smoke: $(STAMP)    ## the same recipe at a tiny scale, in two minutes
 	  --output_dir build/tiny/smoke/selection --feature_cache build/tiny/smoke/features --dataset_config smoke --max_steps 20
 	$(BIN)/python -m ntlbg.training.tiny_package --source build/tiny/smoke/selection --out build/tiny/smoke/package
 
-bench: bench-demo bench-frames bench-splits bench-needles bench-grounding bench-efficiency bench-recipe bench-selectors bench-decode bench-losses bench-memory ## rebuild docs/benchmarks
+bench: bench-demo bench-frames bench-splits bench-needles bench-grounding bench-efficiency bench-recipe bench-selectors bench-decode bench-losses bench-memory readme ## rebuild docs/benchmarks, and with them the README's tables
+
+readme: $(STAMP)        ## the README's table of benches, from their JSON
+	$(BIN)/python -m ntlbg.evaluation.readme_rows README.md
 
 bench-demo: $(STAMP)    ## the demo's setting over 50 unseen videos (about ten minutes)
 	$(BIN)/python -m ntlbg.demo --seed 1000 --many 50 --json docs/benchmarks/demo.json

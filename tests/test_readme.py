@@ -9,6 +9,8 @@ from tiny_encoders import save_encoder
 from tiny_models import tiny_base
 from tiny_parts import moving_square, tiny_base_processor
 
+from ntlbg.evaluation.readme_rows import END, START, to_table
+
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -36,6 +38,11 @@ def test_its_links_lead_somewhere(page):
     links = re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))
     missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
     assert not missing
+
+
+def test_its_rows_of_benches_say_what_the_benches_found():
+    written = README.split(START)[1].split(END)[0].strip()
+    assert written == to_table(ROOT / "docs" / "benchmarks"), "run `make readme`"
 
 
 def test_both_commands_stand_on_the_first_screen():

@@ -13,7 +13,7 @@ CPU_GOAL, MEMORY_GOAL, SCAN_GOAL = 0.75, 1.0, 5.0
 _COLOURS = {"ours": "black", "torchcodec": "tab:orange", "decord": "tab:blue"}
 
 
-def _grids(result: dict, threaded: bool = False) -> dict[tuple[str, int], dict[str, dict]]:
+def grids_of(result: dict, threaded: bool = False) -> dict[tuple[str, int], dict[str, dict]]:
     """(film, frames asked for) -> library -> row, with one decoding thread or with more."""
     grids: dict[tuple[str, int], dict[str, dict]] = {}
     for row in result["rows"]:
@@ -22,7 +22,7 @@ def _grids(result: dict, threaded: bool = False) -> dict[tuple[str, int], dict[s
     return grids
 
 
-def _passes(result: dict) -> dict[str, dict[str, dict]]:
+def passes_of(result: dict) -> dict[str, dict[str, dict]]:
     """film -> way -> row."""
     films: dict[str, dict[str, dict]] = {}
     for row in result["rows"]:
@@ -38,7 +38,7 @@ def _verdict(values: list[float], goal: float, at_most: bool = True) -> str:
 
 def _libraries(result: dict) -> tuple[str, list[str]]:
     """The table, and a line for each goal."""
-    grids = _grids(result)
+    grids = grids_of(result)
     others = [name for name in _COLOURS if name != "ours" and name in next(iter(grids.values()))]
     heads = ["film, frames", "ours: CPU s", *(f"{name} (ours/its)" for name in others)]
     heads += ["ours: MiB", *(f"{name} (ours/its)" for name in others), "pictures differ by"]
@@ -65,8 +65,8 @@ def _threads(result: dict) -> tuple[str, list[str]]:
     """The table, and a line of what threads bring."""
     heads = ["film, frames", "library", "threads", "CPU s", "wall s", "MiB"]
     rows, gains, costs = [], [], []
-    single = _grids(result)
-    for (film, count), more in _grids(result, threaded=True).items():
+    single = grids_of(result)
+    for (film, count), more in grids_of(result, threaded=True).items():
         for name, row in more.items():
             for taken in (single[film, count][name], row):
                 cells = [f"{film}, {count}", name, str(taken["threads"])]
@@ -88,7 +88,7 @@ def _ways(result: dict) -> tuple[str, list[str]]:
     heads += ["with encoder", "MiB", "events seen", "found"]
     each = next(row["cpu"] for row in result["rows"] if row["task"] == "encoder")
     rows, verdicts, ratios = [], [], {}
-    for film, ways in _passes(result).items():
+    for film, ways in passes_of(result).items():
         dense = next(iter(ways.values()))
         for way, row in ways.items():
             ratio = dense["cpu"] / row["cpu"]
@@ -100,7 +100,7 @@ def _ways(result: dict) -> tuple[str, list[str]]:
             rows.append([*cells, *(f"{sum(row[what])} of {len(row[what])}" for what in ("seen", "found"))])
     total = sum(len(events) for events in result["events"].values())
     for way, reached in list(ratios.items())[1:]:
-        found = sum(sum(ways[way]["found"]) for ways in _passes(result).values())
+        found = sum(sum(ways[way]["found"]) for ways in passes_of(result).values())
         parts = ", ".join(f"{film} {ratio:.1f} (with an encoder {dear:.1f})" for film, ratio, dear in reached)
         verdict = _verdict([ratio for _, ratio, _ in reached], SCAN_GOAL, at_most=False)
         verdicts.append(
@@ -112,7 +112,7 @@ def _ways(result: dict) -> tuple[str, list[str]]:
 def _misses(result: dict) -> str:
     """Every event that some way does not find."""
     lines = []
-    for film, ways in _passes(result).items():
+    for film, ways in passes_of(result).items():
         for number, event in enumerate(result["events"][film]):
             missed = [way for way, row in ways.items() if not row["found"][number]]
             if missed:
@@ -230,7 +230,7 @@ def draw(result: dict, path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    grids, passes = _grids(result), _passes(result)
+    grids, passes = grids_of(result), passes_of(result)
     figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5), layout="constrained")
     libraries = [name for name in _COLOURS if name in next(iter(grids.values()))]
     width = 0.8 / len(libraries)

@@ -10,9 +10,9 @@ _PLOTTED = ("uniform", "top_k", "temporal_nms", "mmr", "aks", "facility_location
 _SCATTERED = 16
 
 
-def table(heads: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table: the first column to the left, the others to the right."""
-    rule = "|---|" + "---:|" * (len(heads) - 1)
+def table(heads: list[str], rows: list[list[str]], others: str = "---:") -> str:
+    """A Markdown table: the first column to the left, the others to the right (or as `others` says)."""
+    rule = "|---|" + f"{others}|" * (len(heads) - 1)
     return "\n".join([_line(heads), rule, *map(_line, rows)])
 
 

@@ -1,0 +1,255 @@
+"""The README's table of benches: every figure in it is taken from the JSON that its bench wrote.
+
+python -m ntlbg.evaluation.readme_rows README.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from ntlbg.evaluation.bench_page import write_between
+from ntlbg.evaluation.decode_report import grids_of, passes_of
+from ntlbg.evaluation.frames_report import OURS, REFERENCE, rivals
+from ntlbg.evaluation.needle_report import mean_share
+from ntlbg.evaluation.selector_report import table
+
+
+START, END = "<!-- bench-rows: written by `make readme` -->", "<!-- /bench-rows -->"
+
+# A row of the bench of losses.
+TWICE = "task, twice the steps"
+
+# The JSON of a page by its name without suffix.
+Read = Callable[[str], dict]
+
+
+def _span(values: list[float], digits: int) -> str:
+    return f"{min(values):.{digits}f} to {max(values):.{digits}f}"
+
+
+def efficiency(read: Read) -> str:
+    """What showing our groups saves."""
+    said = []
+    for name in ("efficiency", "efficiency_224px"):
+        result = read(name)
+        compared, side = result["compared"], result["shape"]["side"]
+        speed, accuracy = compared["speed"], compared["accuracy"]
+        at_least = "at least " if speed["end_to_end"]["at_least"] else ""
+        said.append(
+            f"frames of {side} pixels: {at_least}{speed['end_to_end']['ratio']:.1f} times as fast end to end and "
+            f"{speed['language_model']['ratio']:.1f} times in the language model as the even groups it takes to be as "
+            f"good, {compared['memory_saved']:.0%} less memory than all groups (accuracy {accuracy['ours']:.1f} % "
+            f"against {accuracy['all']:.1f} %)"
+        )
+    return "; ".join(said)
+
+
+def needles(read: Read) -> str:
+    """Needles found and named."""
+    result = read("needles")
+
+    def both(k: int, minutes: float) -> tuple[str, str]:
+        shares = (mean_share(result, name, k, minutes) for name in (OURS, "uniform"))
+        return tuple(f"{share:.1%}".replace("%", " %") for share in shares)
+
+    (short, short_even), (long, long_even) = both(8, 10), both(32, 60)
+    return (
+        f"found and named in {short} up to ten minutes with 8 groups, uniform {short_even}; up to an hour, with 32 "
+        f"groups, {long} against {long_even}"
+    )
+
+
+def lengths(read: Read) -> str:
+    """Longer videos."""
+    said = []
+    for name in ("frames_512s", "frames_1024s"):
+        by, k = read(name)["selectors"], str(REFERENCE)
+        best = max(rivals(read(name)), key=lambda rival: by[rival][k]["macro"])
+        said.append(
+            f"{read(name)['seconds']} seconds: {by[OURS][k]['macro']:.1f} % macro average with {k} groups, the best "
+            f"baseline ({best}) {by[best][k]['macro']:.1f} %, uniform with 32 {by['uniform']['32']['macro']:.1f} %"
+        )
+    return "; ".join(said)
+
+
+def backgrounds(read: Read) -> str:
+    """Backgrounds never seen."""
+    result = read("frames_background")
+    by, k = result["selectors"], str(REFERENCE)
+    best = max(rivals(result), key=lambda rival: by[rival][k]["macro"])
+    low, high = by[best][k]["ours_less"]
+    shown = "no difference shown" if low <= 0 <= high else f"difference [{low:+.1f}, {high:+.1f}]"
+    return (
+        f"{by[OURS][k]['events']:.1f} % on questions about events; scenes are counted wrongly from whatever groups "
+        f"(the oracle's: {by['oracle'][k]['accuracy']['scenes']:.1f} %), so that the macro averages are "
+        f"{by[OURS][k]['macro']:.1f} % and {by[best][k]['macro']:.1f} % ({best}; {shown})"
+    )
+
+
+def pairs(read: Read) -> str:
+    """Colours and shapes never seen together."""
+    result = read("pairs")
+    released, withheld = result["checkpoints"]
+
+    def right(checkpoint: str, split: str) -> str:
+        return f"{result['splits'][split]['oracle']['accuracy'][checkpoint]['all kinds']['accuracy']:.1f} %"
+
+    return (
+        f"an answerer trained without six pairs is right in {right(withheld, 'test')} of all questions and in "
+        f"{right(withheld, 'test-pairs')} of those about the six pairs, one that saw them in "
+        f"{right(released, 'test')} and {right(released, 'test-pairs')}: the parts are known, the pairs only in part"
+    )
+
+
+def selectors(read: Read) -> str:
+    """Rules without a model."""
+    by_k = read("selectors")["compared"]["by_k"]
+    baselines = len(read("selectors")["selectors"]) - 2  # ours and the oracle
+    ours = " / ".join(f"{by_k[k]['ours']:.1f}" for k in by_k)
+    best = " / ".join(f"{by_k[k]['best_recall']:.1f}" for k in by_k)
+    return (
+        f"the default finds {ours} % of the evidence with {' / '.join(by_k)} frames, the best of {baselines} "
+        f"baselines at each {best} %; it loses where few frames must show two events"
+    )
+
+
+def losses(read: Read) -> str:
+    """What the losses teach."""
+    result = read("losses")
+    gap, steps = result["gap"], result["settings"]["steps"]
+    once, twice = (f"{gap[name]['mean']:.0f} %" for name in ("task", TWICE))
+    better = [name for name, by in result["less_task"].items() if by["events"]["low"] > 0 and name != TWICE]
+    shown = " and ".join(f"`{name}`" for name in better) or "none"
+    return (
+        f"taught by answers alone, without spans, a new selector closes {once} of the gap between uniform and oracle "
+        f"in {steps} small steps and {twice} in {2 * steps}; "
+        f"shown to be better than the task loss alone on events, at {steps}: {shown}"
+    )
+
+
+def grounding(read: Read) -> str:
+    """Moments."""
+    scores, less = read("grounding")["scores"], read("grounding")["ntlbg_less_uniform"]
+
+    def mean(name: str, of: str) -> str:
+        return f"{scores[f'{name} | ntlbg'][of]['mean']:.3f}".removeprefix("0")
+
+    written = ", ".join(f"{name} {mean(name, 'miou')}" for name in ("numbers", "tokens", "text"))
+    against = ", ".join(
+        "{} {:+.3f} [{:+.3f}, {:+.3f}]".format(name, *(less[name]["r1@0.5"][part] for part in ("mean", "low", "high")))
+        for name in ("numbers", "tokens", "text")
+    )
+    return (
+        f"the span head reaches mIoU {mean('span head', 'miou')}, R1@.5 {mean('span head', 'r1@0.5')} and HIT@1 "
+        f"{mean('span head', 'hit1')}; written by the tiny language model, mIoU is {written} (the untrained relevance "
+        f"curve: {mean('curve, untrained', 'miou')}), and NTLBG's frames less as many uniform ones, R1@.5: {against}"
+    )
+
+
+def decoding(read: Read) -> str:
+    """What reading costs."""
+    result = read("decode")
+    alone = grids_of(result).values()
+    against = [
+        f"{_span([by['ours'][measure] / by[name][measure] for by in alone], 2)} times {name}'s {what}"
+        for measure, what in (("cpu", "CPU seconds"), ("memory", "memory"))
+        for name in ("torchcodec", "decord")
+    ]
+    each = next(row["cpu"] for row in result["rows"] if row["task"] == "encoder")
+    scans, dear, found = [], [], {}
+    for ways in passes_of(result).values():
+        dense = ways["grid of 4096"]
+        for way, row in ways.items():
+            if way.startswith("scan"):
+                scans.append(dense["cpu"] / row["cpu"])
+                dear.append((dense["cpu"] + each * dense["candidates"]) / (row["cpu"] + each * row["candidates"]))
+                found.setdefault(way, []).extend(row["found"])
+    return (
+        f"{', '.join(against)}, for the same frames; two passes find {min(map(sum, found.values()))} of "
+        f"{max(map(len, found.values()))} events of 4 s and cost {_span(scans, 1)} times less than a grid of 4096 "
+        f"frames, not the 5 they were meant to (with an encoder that looks at every candidate, {_span(dear, 1)} times)"
+    )
+
+
+def demo(read: Read) -> str:
+    """The demo, often."""
+    result = read("demo")["all"]
+    return f"{result['right']} of {result['asked']} answers right"
+
+
+def recipe(read: Read) -> str:
+    """The checkpoint, made again."""
+    difference = read("tiny_recipe")["difference"]
+    said = []
+    for kind, by in difference.items():
+        if kind == "all kinds" or by["low"] > 0 or by["high"] < 0:
+            shown = "" if by["low"] > 0 or by["high"] < 0 else ", no difference shown"
+            said.append(f"{kind}: {by['mean']:+.1f} points [{by['low']:+.1f}, {by['high']:+.1f}]{shown}")
+    return "; ".join(said)
+
+
+# What is compared, the sentence, its pages (text: file), and the command.
+ROWS = (
+    ("a needle of four seconds in up to an hour of video", needles, {"page": "needles.md"}, "bench-needles"),
+    ("longer videos", lengths, {"512 s": "frames_512s.md", "1024 s": "frames_1024s.md"}, "bench-splits"),
+    ("backgrounds never seen, 8 groups", backgrounds, {"page": "frames_background.md"}, "bench-splits"),
+    ("colours and shapes never seen together, the oracle's groups", pairs, {"page": "pairs.md"}, "bench-splits"),
+    (
+        "selectors without a model, over eleven synthetic worlds",
+        selectors,
+        {"page": "selectors.md"},
+        "bench-selectors",
+    ),
+    ("what each training loss is worth", losses, {"page": "losses.md"}, "bench-losses"),
+    (
+        "when something happens (60 videos, 16 of 64 groups)",
+        grounding,
+        {"page": "grounding.md"},
+        "bench-grounding",
+    ),
+    ("decoding beside torchcodec and decord", decoding, {"page": "decode.md"}, "bench-decode"),
+    ("`make demo`'s own setting over 50 unseen videos", demo, {"figures": "demo.json"}, "bench-demo"),
+    (
+        "what `make tiny` makes today less the committed checkpoint",
+        recipe,
+        {"page": "tiny_recipe.md"},
+        "bench-recipe",
+    ),
+)
+
+
+def to_table(folder: Path) -> str:
+    """
+    The table, as Markdown.
+
+    Args:
+        folder: of the benches' JSON, as the README names it in its links.
+
+    Raises:
+        OSError: a bench has not been run.
+    """
+
+    def read(name: str) -> dict:
+        return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+
+    rows = []
+    for what, sentence, pages, command in ROWS:
+        links = ", ".join(f"[{text}](docs/benchmarks/{file})" for text, file in pages.items())
+        rows.append([what, sentence(read), f"{links}, `make {command}`"])
+    return table(["what is compared", "what came out", ""], rows, others="---")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Write the table anew."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("readme", type=Path)
+    parser.add_argument("--benchmarks", type=Path, default=Path("docs/benchmarks"), help="folder of the JSON files")
+    args = parser.parse_args(arguments)
+    write_between(args.readme, START, END, to_table(args.benchmarks) + "\n")
+
+
+if __name__ == "__main__":
+    main()
