@@ -16,7 +16,7 @@ AV_TESTS := $(addprefix tests/test_,decoding.py exactness.py sources.py attacks.
 LOWEST_TESTS := $(addprefix tests/test_,decoding.py processors.py select_frames.py choosing.py model.py cli.py report.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo app test test-app test-eval test-av test-lowest dist test-distributed fuzz-decode quality style tiny tiny-withheld tiny-package tiny-smoke bench readme bench-demo bench-recipe bench-selectors bench-decode bench-losses bench-memory bench-frames bench-splits bench-needles bench-efficiency bench-grounding clean
+.PHONY: help demo app test test-app test-eval test-av test-lowest dist test-distributed fuzz-decode quality style tiny tiny-withheld tiny-package tiny-smoke bench readme bench-demo bench-recipe bench-selectors bench-decode bench-losses bench-memory bench-frames bench-splits bench-seeds bench-needles bench-efficiency bench-grounding clean
 
 help:                   ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
@@ -106,7 +106,7 @@ tiny-smoke: $(STAMP)    ## the same recipe at a tiny scale, in two minutes
 	  --output_dir build/tiny/smoke/selection --feature_cache build/tiny/smoke/features --dataset_config smoke --max_steps 20
 	$(BIN)/python -m ntlbg.training.tiny_package --source build/tiny/smoke/selection --out build/tiny/smoke/package
 
-bench: bench-demo bench-frames bench-splits bench-needles bench-grounding bench-efficiency bench-recipe bench-selectors bench-decode bench-losses bench-memory readme ## rebuild docs/benchmarks, and with them the README's tables
+bench: bench-demo bench-frames bench-splits bench-seeds bench-needles bench-grounding bench-efficiency bench-recipe bench-selectors bench-decode bench-losses bench-memory readme ## rebuild docs/benchmarks, and with them the README's tables
 
 readme: $(STAMP)        ## the README's table of benches, from their JSON
 	$(BIN)/python -m ntlbg.evaluation.readme_rows README.md
@@ -118,6 +118,7 @@ bench-frames: $(STAMP)  ## accuracy against groups shown for every selector, 200
 	$(BIN)/python -m ntlbg.evaluation.frames_benchmark --videos 200 --out docs/benchmarks/frames
 	$(BIN)/python -m ntlbg.evaluation.frames_report docs/benchmarks/frames.json --readme README.md
 
+SEEDS := 1 2
 SOME := ntlbg uniform top_k temporal_nms aks coselect k_means "ntlbg, other question" oracle all
 
 bench-splits: $(STAMP) build/tiny-withheld/untrained/config.json ## longer videos, unseen backgrounds, colours and shapes never shown together (about an hour after tiny-withheld)
@@ -128,12 +129,20 @@ bench-splits: $(STAMP) build/tiny-withheld/untrained/config.json ## longer video
 	$(BIN)/python -m ntlbg.evaluation.checkpoint_comparison checkpoints/ntlbg-tiny build/tiny-withheld/untrained \
 	  --videos 100 --split test test-pairs --selectors oracle --out docs/benchmarks/pairs
 
+build/seeds/%/selection/config.json:
+	$(BIN)/python -m ntlbg.training.fresh_selector checkpoints/ntlbg-tiny --seed $* --out build/seeds/$*/untrained
+	OMP_NUM_THREADS=1 $(BIN)/python train.py --config configuration/tiny.json --model_name_or_path build/seeds/$*/untrained \
+	  --output_dir build/seeds/$*/selection --feature_cache build/seeds/features --seed $*
+
+bench-seeds: $(STAMP) $(SEEDS:%=build/seeds/%/selection/config.json) ## the selector trained from two seeds more (about three quarters of an hour of CPU)
+	$(BIN)/python -m ntlbg.evaluation.training_seeds checkpoints/ntlbg-tiny $(SEEDS:%=build/seeds/%/selection) --out docs/benchmarks/seeds
+
 bench-needles: $(STAMP) ## needles in videos of up to an hour, length by depth (about half an hour; resumable)
 	$(BIN)/python -m ntlbg.evaluation.needle_grid --seeds 20 --out docs/benchmarks/needles
 
-bench-efficiency: $(STAMP) ## seconds, operations and memory against groups shown, at bench-frames' accuracies (about two hours on a quiet machine, 8 GB; resumable)
+bench-efficiency: $(STAMP) ## seconds, operations and memory against groups shown, at bench-frames' accuracies, and against candidates (about an hour and a half on a quiet machine, 9 GB; resumable)
 	$(BIN)/python -m ntlbg.evaluation.efficiency --out docs/benchmarks/efficiency
-	$(BIN)/python -m ntlbg.evaluation.efficiency --shape small-224 --work build/efficiency-224 --out docs/benchmarks/efficiency_224px
+	$(BIN)/python -m ntlbg.evaluation.candidates_cost --shape small-224 --candidates 64 128 256 --groups 8 --out docs/benchmarks/candidates
 
 bench-recipe: $(STAMP)  ## what `make tiny` made in build/tiny beside the committed checkpoint (about half an hour)
 	$(BIN)/python -m ntlbg.evaluation.checkpoint_comparison checkpoints/ntlbg-tiny build/tiny/selection --out docs/benchmarks/tiny_recipe

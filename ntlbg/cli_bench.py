@@ -47,6 +47,7 @@ BENCHES = {
     "efficiency": ("efficiency", "seconds, operations and memory against groups shown"),
     "candidates": ("candidates_cost", "latency and memory against candidates, all frames beside NTLBG"),
     "checkpoints": ("checkpoint_comparison", "two checkpoints, asked the same questions"),
+    "seeds": ("training_seeds", "checkpoints trained from several seeds, and the published rules with each"),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 from ntlbg.evaluation.efficiency_run import STAGES
@@ -120,23 +121,26 @@ def draw(result: dict, frames: dict, path: Path) -> None:
         ("language model, seconds", lambda case: case["language_model"]),
         ("peak memory, GiB", lambda case: case["peak_mib"] / 1024),
     )
-    # Colour, mark, and where the number of groups stands: above our points, below the even ones.
+    # Colour, mark, and where the numbers of groups stand in turn: ours above and below, as their points lie close.
     looks = {
-        "ntlbg": ("#c04a00", "o", (0, 7)),
-        "ntlbg one look": ("#a5417f", "D", (0, -15)),
-        "even": ("#0068a8", "s", (0, -15)),
+        "ntlbg": ("#c04a00", "o", ((0, 7), (0, -15))),
+        "ntlbg one look": ("#a5417f", "D", ((-11, -3),)),
+        "even": ("#0068a8", "s", ((10, -11),)),
     }
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained", sharey=True)
     for place, (title, measure) in zip(axes, measures, strict=True):
-        for way, (colour, mark, above) in looks.items():
+        for way, (colour, mark, sides) in looks.items():
             cases = [case for case in result["cases"] if case["way"] == way]
             places = [(measure(case), accuracy(case), case["groups"]) for case in cases]
             place.plot(*zip(*[one[:2] for one in places], strict=True), color=colour, marker=mark, label=way)
-            for x, y, groups in places:
-                place.annotate(str(groups), (x, y), xytext=above, textcoords="offset points", ha="center", fontsize=8)
-        place.set_xscale("log")
+            for (x, y, groups), side in zip(places, itertools.cycle(sides), strict=False):
+                place.annotate(str(groups), (x, y), xytext=side, textcoords="offset points", ha="center", fontsize=8)
+        if place is not axes[-1]:
+            place.set_xscale("log")
         place.set_xlabel(title)
         place.grid(alpha=0.25)
+        place.margins(x=0.09)
+    axes[-1].set_xlim(left=0)
     axes[0].set_ylabel("exact match, macro average over kinds (%)")
     axes[0].set_ylim(0, 106)
     axes[0].legend(frameon=False, title="numbers: groups shown")

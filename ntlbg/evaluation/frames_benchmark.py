@@ -72,7 +72,7 @@ def run_video(
     answerer: WorldAnswerer,
     video: Path,
     questions: Sequence[Question],
-    others: Sequence[str],
+    others: Sequence[str] | None,
     selectors: Sequence[str],
     groups: Sequence[int],
     seconds: int,

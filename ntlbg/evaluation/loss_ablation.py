@@ -42,9 +42,10 @@ from ntlbg.modeling_ntlbg.selection_ntlbg import Selection
 from ntlbg.processors.processing_ntlbg import NTLBGProcessor
 from ntlbg.training.arguments import NTLBGTrainingArguments
 from ntlbg.training.collator import IGNORED_LABEL, NTLBGDataCollator
+from ntlbg.training.fresh_selector import fresh_model
 from ntlbg.training.loss_schedule import LOSSES
 from ntlbg.training.tiny_language import CachedVideo
-from ntlbg.training.tiny_model import FRAME, GROUP_FRAMES, SELECTOR
+from ntlbg.training.tiny_model import FRAME, GROUP_FRAMES
 from ntlbg.training.tiny_vision import video_features
 from ntlbg.training.trainer import NTLBGTrainer
 
@@ -145,12 +146,6 @@ def rows_of(videos: list[CachedVideo], per_kind: int, seed: int) -> list[tuple[Q
         for number, question in enumerate(make_questions(video.spec, rng, per_kind=per_kind)):
             made.append((question, parse_row(to_record(question, video.spec, number))))
     return made
-
-
-def fresh_model(base: NTLBGForConditionalGeneration, seed: int) -> NTLBGForConditionalGeneration:
-    """An untrained selector, rich points and transition in front of `base`'s own base model."""
-    torch.manual_seed(seed)
-    return NTLBGForConditionalGeneration.from_base(base.vlm, config_kwargs=SELECTOR)
 
 
 class _Steps(TrainerCallback):
