@@ -15,6 +15,7 @@ from ntlbg.evaluation.decode_report import grids_of, passes_of
 from ntlbg.evaluation.frames_report import OURS, REFERENCE, rivals
 from ntlbg.evaluation.needle_report import mean_share
 from ntlbg.evaluation.selector_report import table
+from ntlbg.evaluation.training_seeds import best_rival
 
 
 START, END = "<!-- bench-rows: written by `make readme` -->", "<!-- /bench-rows -->"
@@ -46,6 +47,18 @@ def efficiency(read: Read) -> str:
         f"{100 * compared['memory_saved']:.0f} % less memory than all groups, at {accuracy['ours']:.1f} % against "
         f"{accuracy['all']:.1f} % accuracy (frames of {side} pixels; smaller ones save less memory, as "
         "weights are more of it)"
+    )
+
+
+def seeds(read: Read) -> str:
+    """The luck of a training."""
+    result = read("seeds")
+    rules, best = result["rules"], best_rival(result["rules"])
+    (low, high), ours = rules[best]["ours_less"], rules[OURS]
+    return (
+        f"{ours['mean']:.1f} ± {ours['sd']:.1f} % macro average over {len(ours['macro'])} trainings with "
+        f"{result['k']} groups, the best baseline ({best}) {rules[best]['mean']:.1f} ± "
+        f"{rules[best]['sd']:.1f} % (difference [{low:+.1f}, {high:+.1f}])"
     )
 
 
@@ -196,6 +209,7 @@ def recipe(read: Read) -> str:
 # What is compared, the sentence, its pages (text: file), and the command.
 ROWS = (
     ("seconds and memory at equal accuracy", efficiency, {"page": "efficiency.md"}, "bench-efficiency"),
+    ("the selector trained from other seeds", seeds, {"page": "seeds.md"}, "bench-seeds"),
     ("a needle of four seconds in up to an hour of video", needles, {"page": "needles.md"}, "bench-needles"),
     ("longer videos", lengths, {"512 s": "frames_512s.md", "1024 s": "frames_1024s.md"}, "bench-splits"),
     ("backgrounds never seen, 8 groups", backgrounds, {"page": "frames_background.md"}, "bench-splits"),
