@@ -129,7 +129,7 @@ bench-splits: $(STAMP) build/tiny-withheld/untrained/config.json ## longer video
 	$(BIN)/python -m ntlbg.evaluation.checkpoint_comparison checkpoints/ntlbg-tiny build/tiny-withheld/untrained \
 	  --videos 100 --split test test-pairs --selectors oracle --out docs/benchmarks/pairs
 
-build/seeds/%/selection/config.json:
+build/seeds/%/selection/config.json: | $(STAMP)
 	$(BIN)/python -m ntlbg.training.fresh_selector checkpoints/ntlbg-tiny --seed $* --out build/seeds/$*/untrained
 	OMP_NUM_THREADS=1 $(BIN)/python train.py --config configuration/tiny.json --model_name_or_path build/seeds/$*/untrained \
 	  --output_dir build/seeds/$*/selection --feature_cache build/seeds/features --seed $*
@@ -144,7 +144,10 @@ bench-efficiency: $(STAMP) ## seconds, operations and memory against groups show
 	$(BIN)/python -m ntlbg.evaluation.efficiency --out docs/benchmarks/efficiency
 	$(BIN)/python -m ntlbg.evaluation.candidates_cost --shape small-224 --candidates 64 128 256 --groups 8 --out docs/benchmarks/candidates
 
-bench-recipe: $(STAMP)  ## what `make tiny` made in build/tiny beside the committed checkpoint (about half an hour)
+build/tiny/selection/config.json:
+	$(MAKE) tiny
+
+bench-recipe: $(STAMP) build/tiny/selection/config.json ## what `make tiny` made in build/tiny beside the committed checkpoint (about half an hour)
 	$(BIN)/python -m ntlbg.evaluation.checkpoint_comparison checkpoints/ntlbg-tiny build/tiny/selection --out docs/benchmarks/tiny_recipe
 
 bench-selectors: $(STAMP) ## every frame selector on synthetic worlds of descriptors (about 15 minutes; VIDEOS=folder: on films cut from it, too)

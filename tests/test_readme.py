@@ -10,6 +10,7 @@ from tiny_models import tiny_base
 from tiny_parts import moving_square, tiny_base_processor
 
 from ntlbg.evaluation.readme_rows import END, START, to_table
+from ntlbg.evaluation.readme_rows import main as write_rows
 
 
 ROOT = Path(__file__).parents[1]
@@ -43,6 +44,22 @@ def test_its_links_lead_somewhere(page):
 def test_its_rows_of_benches_say_what_the_benches_found():
     written = README.split(START)[1].split(END)[0].strip()
     assert written == to_table(ROOT / "docs" / "benchmarks"), "run `make readme`"
+
+
+def test_rows_of_a_bench_that_is_missing_or_from_elsewhere_are_told(tmp_path, capsys):
+    page = tmp_path / "README.md"
+    page.write_text(f"{START}\nold\n{END}\n")
+
+    def refused() -> str:
+        with pytest.raises(SystemExit) as ended:
+            write_rows([str(page), "--benchmarks", str(tmp_path)])
+        assert ended.value.code == 2
+        return capsys.readouterr().err
+
+    assert "efficiency.json" in refused()
+    (tmp_path / "efficiency.json").write_text("{}")
+    assert "is not what `make bench-efficiency` writes today" in refused()
+    assert page.read_text() == f"{START}\nold\n{END}\n"
 
 
 def test_both_commands_stand_on_the_first_screen():

@@ -54,6 +54,20 @@ def test_the_bench_runs_whole_and_asks_nothing_twice(tmp_path, capsys, monkeypat
     monkeypatch.setattr("ntlbg.evaluation.training_seeds.run_video", None)
     main([*few, "--videos", "1"])
     assert json.loads((tmp_path / "seeds.json").read_text())["rules"] == first
-    with pytest.raises(SystemExit):
-        main([TINY])
-    assert "give two checkpoints or more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([TINY], "give two checkpoints or more, no two of them alike"),
+        ([TINY, TINY], "give two checkpoints or more, no two of them alike"),
+        ([TINY, "nowhere"], "'nowhere' is none"),
+        ([TINY, TINY, "--videos", "0"], "--videos is 1 or more"),
+        ([TINY, TINY, "-k", "129"], "-k 1 to 128, not 100 and 129"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_anything_is_done(arguments, said, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, "--work", str(tmp_path), "--out", str(tmp_path / "seeds")])
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err

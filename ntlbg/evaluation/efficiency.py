@@ -4,8 +4,8 @@
 
 Accuracies are those of `frames_benchmark` (ntlbg-tiny answers, T = 128 groups of N = 256 candidates). Times and memory
 at these very numbers of groups are measured with a random-weight Qwen2-VL shape large enough that the model decides
-(486 M parameters; `--shape` takes another one), each case in a process of its own. What is measured is kept in the
---work folder, so that a run that was cut off goes on where it stopped. Writes JSON, a page and a picture.
+(half a billion parameters; `--shape` takes another one), each case in a process of its own. What is measured is kept
+in the --work folder, so that a run that was cut off goes on where it stopped. Writes JSON, a page and a picture.
 """
 
 from __future__ import annotations
@@ -144,6 +144,12 @@ def compare(frames: dict, cases: list[dict]) -> dict:
     return {
         "speed": speed,
         "groups_for_equal_accuracy": matched["groups"],
+        "share_of_draws_with_equal_accuracy": float(np.mean([k is not None for k in matched["draws"]])),
+        "at_reference": {"groups": REFERENCE}
+        | {
+            way: {"end_to_end": case["end_to_end"], "peak_mib": case["peak_mib"]}
+            for way, case in ((OURS, ours), ("even", even[REFERENCE]))
+        },
         "memory_saved": 1 - ours["peak_mib"] / everything["peak_mib"],
         "memory_saved_above_weights": 1
         - (ours["peak_mib"] - ours["weights_mib"]) / (everything["peak_mib"] - everything["weights_mib"]),

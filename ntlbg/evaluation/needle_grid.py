@@ -136,8 +136,9 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         for minutes in args.minutes:
             for depths in depths_of_files():
-                # As close to each other, two by two, as they could be drawn.
+                # As close to each other, two by two, as they could be drawn, and a second closer by rounding.
                 closest = [(depth + 1 - place % 2) / DEPTHS for place, depth in enumerate(depths)]
+                closest = [share - place % 2 / (60 * minutes) for place, share in enumerate(closest)]
                 needle_video(split_seed(args.split, 0), round(minutes * 60), closest, args.needle_seconds)
     except ValueError as error:
         parser.error(str(error))

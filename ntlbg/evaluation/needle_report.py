@@ -26,11 +26,11 @@ def verdicts(result: dict) -> list[str]:
     for most, k, wanted in PROMISES:
         if k in result["groups"] and max(result["minutes"]) >= most:
             ours, theirs = (mean_share(result, name, k, most) for name in ("ntlbg", "uniform"))
-            seen = mean_share(result, "ntlbg", k, most, "seen")
+            seen, theirs_seen = (mean_share(result, name, k, most, "seen") for name in ("ntlbg", "uniform"))
             word = "held" if ours >= wanted else "not held"
             said.append(
                 f"Up to {most} minutes with {k} groups: ntlbg {ours:.3f} (promised {wanted}: {word}; the needle is "
-                f"among its groups in {seen:.3f}), uniform {theirs:.3f}."
+                f"among its groups in {seen:.3f}), uniform {theirs:.3f} (in {theirs_seen:.3f})."
             )
     return said
 
@@ -50,7 +50,7 @@ def to_markdown(result: dict, picture: str) -> str:
                 ]
                 candidates = result["candidates"][f"{minutes:g}"]
                 rows.append([f"{minutes:g} min, N = {candidates}", *cells])
-            heads = [f"{selector}, k = {k}", *(f"depth {low:.0%} to {high:.0%}" for low, high in result["depths"])]
+            heads = [f"{selector}, k = {k}", *(f"depth {low:.1%} to {high:.1%}" for low, high in result["depths"])]
             parts.append(table(heads, rows))
     asked = np.array(next(iter(next(iter(result["grids"].values())).values()))["asked"])
     grids = "\n\n".join(parts)
@@ -89,7 +89,7 @@ def draw(result: dict, path: Path) -> None:
             place.set_title(f"{selector}, {k} groups: mean {share.mean():.3f}", fontsize=10)
             place.set_xticks(range(len(result["minutes"])), [f"{minutes:g}" for minutes in result["minutes"]])
             place.set_yticks(
-                range(len(result["depths"])), [f"{low:.0%} to {high:.0%}" for low, high in result["depths"]]
+                range(len(result["depths"])), [f"{low:.1%} to {high:.1%}" for low, high in result["depths"]]
             )
             place.set_xlabel("minutes of video")
             place.set_ylabel("depth of the needle")

@@ -46,6 +46,7 @@ QWEN2_VL_7B = SMALL | {
         "vocab_size": 152064,
     },
     "vision": SMALL["vision"] | {"depth": 32, "embed_dim": 1280, "num_heads": 16},
+    "side": 224,
     "dtype": "bfloat16",
 }
 SHAPES = {"small": SMALL, "small-224": SMALL | {"side": 224}, "qwen2-vl-7b": QWEN2_VL_7B}

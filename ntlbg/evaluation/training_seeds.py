@@ -82,11 +82,13 @@ def to_markdown(result: dict, picture: str) -> str:
     ]
     heads = [f"macro average, %, k = {result['k']}", *result["checkpoints"], "mean ± sd", "ntlbg less it"]
     return (
-        "# Training seeds\n\nCheckpoints with one base, each with a selector drawn and trained from another seed, "
-        f"on {result['videos']} videos of {SECONDS} seconds of the split `test`; "
+        "# Training seeds\n\nCheckpoints whose selectors were drawn and trained from seeds of their own, in front of "
+        "one base, which was not trained again (`make bench-seeds`: the committed one, and two by today's recipe), on "
+        f"{result['videos']} videos of {SECONDS} seconds of the split `test`; "
         f"{result['k']} of {SECONDS // 2} groups shown, N = {SECONDS} candidates at 1 a second. Published "
         "rules rank by each checkpoint's own trained relevance. Intervals are 95 %, by bootstrap over checkpoints and "
-        f"videos, paired.\n\n- Over {len(ours['macro'])} trainings ntlbg has a macro average of {ours['mean']:.1f} % "
+        "videos, paired; over so few checkpoints they are on the narrow side."
+        f"\n\n- Over {len(ours['macro'])} trainings ntlbg has a macro average of {ours['mean']:.1f} % "
         f"(standard deviation {ours['sd']:.1f}), the best baseline, {best}, {rules[best]['mean']:.1f} % (difference "
         f"[{low:+.1f}, {high:+.1f}]).\n\n![Macro averages by rule]({picture}.png)\n\n{table(heads, rows)}\n\nCommit "
         f"{result['commit']}, {result['machine']}, `{result['command']}`.\n"
@@ -124,13 +126,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/seeds"), help="path without suffix")
     parser.add_argument("--work", type=Path, default=Path("build/seeds"), help="folder that keeps what is found")
     args = parser.parse_args(arguments)
-    if len(set(args.checkpoints)) < 2:
-        parser.error(f"give two checkpoints or more that differ in their seed, not {args.checkpoints}")
+    if args.videos < 1 or not 1 <= args.k <= SECONDS // 2:
+        parser.error(f"--videos is 1 or more and -k 1 to {SECONDS // 2}, not {args.videos} and {args.k}")
+    if missing := [name for name in args.checkpoints if not Path(name).is_dir()]:
+        parser.error(f"checkpoints are folders, but {missing[0]!r} is none")
     torch.set_num_threads(1)
     commit = current_commit()
     ledger = open_ledger(parser, args, {"k": args.k}, ("weights", "number"))
     answerers = {name: WorldAnswerer(name) for name in args.checkpoints}
     weights = {name: hash_of(weights_digests(answerer.model))[:16] for name, answerer in answerers.items()}
+    if len(set(weights.values())) < max(2, len(args.checkpoints)):
+        parser.error(f"give two checkpoints or more, no two of them alike, not {args.checkpoints}")
     videos = split_questions("test", args.videos, duration=SECONDS, wording="heldout")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "video.mp4"
