@@ -13,7 +13,7 @@ CPU_GOAL, MEMORY_GOAL, SCAN_GOAL = 0.75, 1.0, 5.0
 _COLOURS = {"ours": "black", "torchcodec": "tab:orange", "decord": "tab:blue"}
 
 
-def grids_of(result: dict, threaded: bool = False) -> dict[tuple[str, int], dict[str, dict]]:
+def _grids(result: dict, threaded: bool = False) -> dict[tuple[str, int], dict[str, dict]]:
     """(film, frames asked for) -> library -> row, with one decoding thread or with more."""
     grids: dict[tuple[str, int], dict[str, dict]] = {}
     for row in result["rows"]:
@@ -22,13 +22,36 @@ def grids_of(result: dict, threaded: bool = False) -> dict[tuple[str, int], dict
     return grids
 
 
-def passes_of(result: dict) -> dict[str, dict[str, dict]]:
+def _passes(result: dict) -> dict[str, dict[str, dict]]:
     """film -> way -> row."""
     films: dict[str, dict[str, dict]] = {}
     for row in result["rows"]:
         if row["task"] == "passes":
             films.setdefault(row["film"], {})[row["way"]] = row
     return films
+
+
+def against(result: dict, library: str, measure: str) -> list[float]:
+    """Our `measure`, "cpu" or "memory", over that of another library, of each grid with one thread."""
+    return [by["ours"][measure] / by[library][measure] for by in _grids(result).values()]
+
+
+def cheaper(result: dict) -> dict[str, list[tuple[str, float, float]]]:
+    """way -> (film, times less CPU than its densest grid, the same with an encoder that looks at every candidate) of
+    each film."""
+    each = next(row["cpu"] for row in result["rows"] if row["task"] == "encoder")
+    ratios: dict[str, list[tuple[str, float, float]]] = {}
+    for film, ways in _passes(result).items():
+        dense = next(iter(ways.values()))
+        for way, row in ways.items():
+            dear = (dense["cpu"] + each * dense["candidates"]) / (row["cpu"] + each * row["candidates"])
+            ratios.setdefault(way, []).append((film, dense["cpu"] / row["cpu"], dear))
+    return ratios
+
+
+def found_by(result: dict, way: str) -> int:
+    """Events of all films that a way finds."""
+    return sum(sum(ways[way]["found"]) for ways in _passes(result).values())
 
 
 def _verdict(values: list[float], goal: float, at_most: bool = True) -> str:
@@ -38,7 +61,7 @@ def _verdict(values: list[float], goal: float, at_most: bool = True) -> str:
 
 def _libraries(result: dict) -> tuple[str, list[str]]:
     """The table, and a line for each goal."""
-    grids = grids_of(result)
+    grids = _grids(result)
     others = [name for name in _COLOURS if name != "ours" and name in next(iter(grids.values()))]
     heads = ["film, frames", "ours: CPU s", *(f"{name} (ours/its)" for name in others)]
     heads += ["ours: MiB", *(f"{name} (ours/its)" for name in others), "pictures differ by"]
@@ -53,7 +76,7 @@ def _libraries(result: dict) -> tuple[str, list[str]]:
         rows.append(cells)
     for measure, goal, what in (("cpu", CPU_GOAL, "CPU seconds"), ("memory", MEMORY_GOAL, "Peak memory")):
         for name in others:
-            ratios = [by["ours"][measure] / by[name][measure] for by in grids.values()]
+            ratios = against(result, name, measure)
             verdicts.append(
                 f"- {what} at most {goal:g} times {name}'s: {_verdict(ratios, goal)} (ratios "
                 f"{min(ratios):.2f} to {max(ratios):.2f})."
@@ -65,8 +88,8 @@ def _threads(result: dict) -> tuple[str, list[str]]:
     """The table, and a line of what threads bring."""
     heads = ["film, frames", "library", "threads", "CPU s", "wall s", "MiB"]
     rows, gains, costs = [], [], []
-    single = grids_of(result)
-    for (film, count), more in grids_of(result, threaded=True).items():
+    single = _grids(result)
+    for (film, count), more in _grids(result, threaded=True).items():
         for name, row in more.items():
             for taken in (single[film, count][name], row):
                 cells = [f"{film}, {count}", name, str(taken["threads"])]
@@ -86,21 +109,17 @@ def _ways(result: dict) -> tuple[str, list[str]]:
     """The table, and a line for each way to scan."""
     heads = ["film, way", "candidates", "widest gap, s", "first look", "choose", "read again", "CPU s", "grid/this"]
     heads += ["with encoder", "MiB", "events seen", "found"]
-    each = next(row["cpu"] for row in result["rows"] if row["task"] == "encoder")
-    rows, verdicts, ratios = [], [], {}
-    for film, ways in passes_of(result).items():
-        dense = next(iter(ways.values()))
+    rows, verdicts, ratios = [], [], cheaper(result)
+    for at, (film, ways) in enumerate(_passes(result).items()):
         for way, row in ways.items():
-            ratio = dense["cpu"] / row["cpu"]
-            dear = (dense["cpu"] + each * dense["candidates"]) / (row["cpu"] + each * row["candidates"])
-            ratios.setdefault(way, []).append((film, ratio, dear))
+            _, ratio, dear = ratios[way][at]
             cells = [f"{film}, {way}", str(row["candidates"]), f"{row['widest']:.1f}"]
             cells += [f"{row[part]:.1f}" for part in ("first", "choose", "second", "cpu")]
             cells += [f"{ratio:.1f}", f"{dear:.1f}", f"{row['memory']:.0f}"]
             rows.append([*cells, *(f"{sum(row[what])} of {len(row[what])}" for what in ("seen", "found"))])
     total = sum(len(events) for events in result["events"].values())
     for way, reached in list(ratios.items())[1:]:
-        found = sum(sum(ways[way]["found"]) for ways in passes_of(result).values())
+        found = found_by(result, way)
         parts = ", ".join(f"{film} {ratio:.1f} (with an encoder {dear:.1f})" for film, ratio, dear in reached)
         verdict = _verdict([ratio for _, ratio, _ in reached], SCAN_GOAL, at_most=False)
         verdicts.append(
@@ -112,7 +131,7 @@ def _ways(result: dict) -> tuple[str, list[str]]:
 def _misses(result: dict) -> str:
     """Every event that some way does not find."""
     lines = []
-    for film, ways in passes_of(result).items():
+    for film, ways in _passes(result).items():
         for number, event in enumerate(result["events"][film]):
             missed = [way for way, row in ways.items() if not row["found"][number]]
             if missed:
@@ -230,7 +249,7 @@ def draw(result: dict, path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    grids, passes = grids_of(result), passes_of(result)
+    grids, passes = _grids(result), _passes(result)
     figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5), layout="constrained")
     libraries = [name for name in _COLOURS if name in next(iter(grids.values()))]
     width = 0.8 / len(libraries)

@@ -12,6 +12,11 @@ from ntlbg.evaluation.selector_report import table
 SPEED, MEMORY, POINTS, GATE = 2.5, 0.4, 1.0, 0.9
 
 
+def parameters_of(result: dict) -> float:
+    """Millions of parameters of the model without the encoder in front of it."""
+    return max(case["parameters"] for case in result["cases"] if case["way"] == "even") / 1e6
+
+
 def verdicts(compared: dict) -> list[str]:
     """Each promise with its figure, in sentences."""
     said, accuracy = [], compared["accuracy"]
@@ -92,8 +97,7 @@ def to_markdown(result: dict, picture: str) -> str:
             for case in cases
         ],
     )
-    film, shape = result["film"], result["shape"]
-    parameters = max(case["parameters"] for case in cases if case["way"] == "even") / 1e6
+    film, shape, parameters = result["film"], result["shape"], parameters_of(result)
     sentences = "\n".join(f"- {line}" for line in verdicts(result["compared"]))
     source = result["accuracies"]["page"].removesuffix(".json")
     setting = (

@@ -39,19 +39,24 @@ def rivals(result: dict) -> list[str]:
     return [name for name in result["selectors"] if name not in (OURS, SHUFFLED, ORACLE, EVERYTHING)]
 
 
+def best_rival(result: dict, k: str, of: str = "macro") -> str:
+    """The baseline with the highest `of`, macro average or events, at k."""
+    return max(rivals(result), key=lambda name: result["selectors"][name][k][of])
+
+
 def verdicts(result: dict) -> list[str]:
     """What the figures say of the promises, in sentences."""
     by, k = result["selectors"], str(REFERENCE)
     lines = []
     if k in by[OURS]:
         ours = by[OURS][k]["macro"]
-        best = max(rivals(result), key=lambda name: by[name][k]["macro"])
+        best = best_rival(result, k)
         low, high = by[best][k]["ours_less"]
         lines.append(
             f"With {k} groups ntlbg has a macro average of {ours:.1f} %; the best baseline is {best}, "
             f"{by[best][k]['macro']:.1f} % (difference {ours - by[best][k]['macro']:+.1f} [{low:+.1f}, {high:+.1f}])."
         )
-        strongest = max(rivals(result), key=lambda name: by[name][k]["events"])
+        strongest = best_rival(result, k, "events")
         lines.append(
             f"On questions about events alone ntlbg has {by[OURS][k]['events']:.1f} %, the best baseline, "
             f"{strongest}, {by[strongest][k]['events']:.1f} %."

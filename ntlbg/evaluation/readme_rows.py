@@ -1,21 +1,24 @@
-"""The README's table of benches: every figure in it is taken from the JSON that its bench wrote.
+"""The README's table of benches.
 
-python -m ntlbg.evaluation.readme_rows README.md
+    python -m ntlbg.evaluation.readme_rows README.md
+
+Every figure in it is taken from the JSON that its bench wrote.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ntlbg.evaluation import training_seeds
 from ntlbg.evaluation.bench_page import write_between
-from ntlbg.evaluation.decode_report import SCAN_GOAL, grids_of, passes_of
-from ntlbg.evaluation.frames_report import OURS, REFERENCE, rivals
+from ntlbg.evaluation.decode_report import SCAN_GOAL, against, cheaper, found_by
+from ntlbg.evaluation.efficiency_report import parameters_of
+from ntlbg.evaluation.frames_report import OURS, REFERENCE, best_rival, rivals
 from ntlbg.evaluation.needle_report import mean_share
 from ntlbg.evaluation.selector_report import table
-from ntlbg.evaluation.training_seeds import best_rival
 
 
 START, END = "<!-- bench-rows: written by `make readme` -->", "<!-- /bench-rows -->"
@@ -27,21 +30,20 @@ TWICE = "task, twice the steps"
 Read = Callable[[str], dict]
 
 
-def _span(values: list[float], digits: int) -> str:
+def _span(values: Sequence[float], digits: int) -> str:
     return f"{min(values):.{digits}f} to {max(values):.{digits}f}"
 
 
 def efficiency(read: Read) -> str:
     """What showing our groups saves."""
     result = read("efficiency")
-    compared, shape = result["compared"], result["shape"]
+    compared, shape, parameters = result["compared"], result["shape"], parameters_of(result)
     speed, accuracy, at = compared["speed"], compared["accuracy"], compared["at_reference"]
-    parameters = max(case["parameters"] for case in result["cases"] if case["way"] == "even") / 1e6
-    against = (
+    others = (
         "all groups" if speed["end_to_end"]["at_least"] else f"{compared['groups_for_equal_accuracy']} even groups"
     )
     return (
-        f"{at['groups']} chosen groups are as good as {against} (ntlbg-tiny: {accuracy['ours']:.1f} %, all groups "
+        f"{at['groups']} chosen groups are as good as {others} (ntlbg-tiny: {accuracy['ours']:.1f} %, all groups "
         f"{accuracy['all']:.1f} %); at these numbers a random-weight Qwen2-VL of {parameters:.0f} M parameters "
         f"with a CLIP in front is {speed['end_to_end']['ratio']:.0f} times as fast end to end, and "
         f"{speed['language_model']['ratio']:.0f} times in the language model, in "
@@ -54,7 +56,7 @@ def efficiency(read: Read) -> str:
 def seeds(read: Read) -> str:
     """The luck of a training."""
     result = read("seeds")
-    rules, best = result["rules"], best_rival(result["rules"])
+    rules, best = result["rules"], training_seeds.best_rival(result["rules"])
     (low, high), ours = rules[best]["ours_less"], rules[OURS]
     return (
         f"macro average with {result['k']} groups over {len(ours['macro'])} trainings (the committed one among them; "
@@ -89,7 +91,7 @@ def lengths(read: Read) -> str:
         result = read(name)
         by, at_k = result["selectors"], []
         for k in (str(REFERENCE), "32"):
-            best = max(rivals(result), key=lambda rival, k=k: by[rival][k]["macro"])
+            best = best_rival(result, k)
             low, high = by[best][k]["ours_less"]
             at_k.append(
                 f"{by[OURS][k]['macro']:.1f} % with {k} groups, the best of {len(rivals(result))} baselines ({best}) "
@@ -105,7 +107,7 @@ def backgrounds(read: Read) -> str:
     """Backgrounds never seen."""
     result = read("frames_background")
     by, k = result["selectors"], str(REFERENCE)
-    best = max(rivals(result), key=lambda rival: by[rival][k]["macro"])
+    best = best_rival(result, k)
     low, high = by[best][k]["ours_less"]
     shown = "no difference shown" if low <= 0 <= high else f"difference [{low:+.1f}, {high:+.1f}]"
     return (
@@ -169,7 +171,7 @@ def grounding(read: Read) -> str:
         return f"{scores[f'{name} | ntlbg'][of]['mean']:.3f}".removeprefix("0")
 
     written = ", ".join(f"{name} {mean(name, 'miou')}" for name in ("numbers", "tokens", "text"))
-    against = ", ".join(
+    beside = ", ".join(
         "{} {:+.3f} [{:+.3f}, {:+.3f}]".format(name, *(less[name]["r1@0.5"][part] for part in ("mean", "low", "high")))
         for name in ("numbers", "tokens", "text")
     )
@@ -177,32 +179,25 @@ def grounding(read: Read) -> str:
         f"the span head reaches mIoU {mean('span head', 'miou')}, R1@.5 {mean('span head', 'r1@0.5')} and HIT@1 "
         f"{mean('span head', 'hit1')}; written by the tiny language model, mIoU is {written} (the untrained relevance "
         f"curve: {mean('curve, untrained', 'miou')}), drawn numbers less none {drawn['mean']:+.3f} "
-        f"[{drawn['low']:+.3f}, {drawn['high']:+.3f}], and NTLBG's frames less as many uniform ones, R1@.5: {against}"
+        f"[{drawn['low']:+.3f}, {drawn['high']:+.3f}], and NTLBG's frames less as many uniform ones, R1@.5: {beside}"
     )
 
 
 def decoding(read: Read) -> str:
     """What reading costs."""
     result = read("decode")
-    alone = grids_of(result).values()
-    against = [
-        f"{_span([by['ours'][measure] / by[name][measure] for by in alone], 2)} times {name}'s {what}"
+    beside = [
+        f"{_span(against(result, library, measure), 2)} times {library}'s {what}"
         for measure, what in (("cpu", "CPU seconds"), ("memory", "memory"))
-        for name in ("torchcodec", "decord")
+        for library in ("torchcodec", "decord")
     ]
-    each = next(row["cpu"] for row in result["rows"] if row["task"] == "encoder")
-    scans, dear, found = [], [], {}
-    for ways in passes_of(result).values():
-        dense = ways["grid of 4096"]
-        for way, row in ways.items():
-            if way.startswith("scan"):
-                scans.append(dense["cpu"] / row["cpu"])
-                dear.append((dense["cpu"] + each * dense["candidates"]) / (row["cpu"] + each * row["candidates"]))
-                found.setdefault(way, []).extend(row["found"])
+    scans = {way: reached for way, reached in cheaper(result).items() if way.startswith("scan")}
+    events = sum(map(len, result["events"].values()))
+    alone, dear = zip(*((ratio, dear) for reached in scans.values() for _, ratio, dear in reached), strict=True)
     return (
-        f"{', '.join(against)}, for the same frames; two passes find {min(map(sum, found.values()))} of "
-        f"{max(map(len, found.values()))} events of 4 s and cost {_span(scans, 1)} times less than a grid of 4096 "
-        f"frames, meant were {SCAN_GOAL:g} (with an encoder that looks at every candidate, {_span(dear, 1)} times)"
+        f"{', '.join(beside)}, for the same frames; two passes find {min(found_by(result, way) for way in scans)} of "
+        f"{events} events of 4 s and cost {_span(alone, 1)} times less than a grid of 4096 frames, meant were "
+        f"{SCAN_GOAL:g} (with an encoder that looks at every candidate, {_span(dear, 1)} times)"
     )
 
 
@@ -217,9 +212,10 @@ def recipe(read: Read) -> str:
     difference = read("tiny_recipe")["difference"]
     said = []
     for kind, by in difference.items():
-        if kind == "all kinds" or by["low"] > 0 or by["high"] < 0:
-            shown = "" if by["low"] > 0 or by["high"] < 0 else ", no difference shown"
-            said.append(f"{kind}: {by['mean']:+.1f} points [{by['low']:+.1f}, {by['high']:+.1f}]{shown}")
+        shown = by["low"] > 0 or by["high"] < 0
+        if shown or kind == "all kinds":
+            interval = f"{kind}: {by['mean']:+.1f} points [{by['low']:+.1f}, {by['high']:+.1f}]"
+            said.append(interval if shown else f"{interval}, no difference shown")
     return "; ".join(said)
 
 

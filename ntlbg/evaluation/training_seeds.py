@@ -128,8 +128,8 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if args.videos < 1 or not 1 <= args.k <= SECONDS // 2:
         parser.error(f"--videos is 1 or more and -k 1 to {SECONDS // 2}, not {args.videos} and {args.k}")
-    if missing := [name for name in args.checkpoints if not Path(name).is_dir()]:
-        parser.error(f"checkpoints are folders, but {missing[0]!r} is none")
+    if strangers := [name for name in args.checkpoints if not Path(name).is_dir()]:
+        parser.error(f"checkpoints are folders, but {strangers[0]!r} is none")
     torch.set_num_threads(1)
     commit = current_commit()
     ledger = open_ledger(parser, args, {"k": args.k}, ("weights", "number"))
